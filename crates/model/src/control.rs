@@ -1,0 +1,363 @@
+//! What the command line and the supervisor say to each other over the control socket: HTTP with JSON, so that
+//! `curl --unix-socket run/control.sock http://node/v1/status` works.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /v1/ping` | [`Pong`] |
+//! | `GET /v1/status` | [`NodeStatus`] |
+//! | `GET /v1/releases` | [`ReleaseList`] |
+//! | `POST /v1/operations` with an [`OperationRequest`] | one [`Progress`] a line while it runs, the last one [`Progress::Done`] |
+//! | `POST /v1/stop` | [`Pong`] at once; the node stops gracefully |
+//!
+//! Anything else, and an operation that is refused before it starts, is answered by a [`Fault`] and a 4xx or
+//! 5xx status; `409` is a second operation.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::Version;
+use crate::plan::Step;
+
+/// Exit codes of `relmgr`: people script against them.
+pub mod exit {
+    /// Done, or already so.
+    pub const DONE: u8 = 0;
+    /// Refused or failed; the node serves what it served before.
+    pub const FAILED: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// The new release was tried and rolled back.
+    pub const ROLLED_BACK: u8 = 3;
+    /// The node is not running.
+    pub const NOT_RUNNING: u8 = 4;
+    /// Another operation is running.
+    pub const BUSY: u8 = 5;
+}
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// To a newer release.
+    Upgrade,
+    /// Back to prev or to a named release.
+    Downgrade,
+    /// Every step that changes nothing that serves.
+    Check,
+    /// Fetch, verify and unpack only.
+    Fetch,
+    /// Remove one installed release.
+    Remove,
+    /// Remove old releases.
+    Prune,
+    /// Replace the host process.
+    Restart,
+}
+
+impl Kind {
+    /// The kind's word, the same as its command.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upgrade => "upgrade",
+            Self::Downgrade => "downgrade",
+            Self::Check => "check",
+            Self::Fetch => "fetch",
+            Self::Remove => "remove",
+            Self::Prune => "prune",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+/// A request for an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperationRequest {
+    /// What to do.
+    pub kind: Kind,
+    /// The version; absent: the channel's (upgrade, check) or prev (downgrade).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// Another channel than the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Try a release that failed before.
+    #[serde(default)]
+    pub retry: bool,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// How many releases `prune` keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<usize>,
+}
+
+impl OperationRequest {
+    /// A request without a version and with every switch off.
+    pub fn new(kind: Kind) -> Self {
+        Self { kind, version: None, channel: None, retry: false, dry_run: false, keep: None }
+    }
+}
+
+/// One line of an operation's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Progress {
+    /// What will be done.
+    Started {
+        /// What was asked for.
+        kind: Kind,
+        /// The release that serves.
+        from: Option<Version>,
+        /// The release to go to.
+        to: Option<Version>,
+        /// The steps to come.
+        steps: Vec<Step>,
+    },
+    /// A step begins.
+    StepStarted {
+        /// Which.
+        step: Step,
+    },
+    /// Part of a long step is done.
+    StepProgress {
+        /// Which.
+        step: Step,
+        /// Bytes so far.
+        bytes: u64,
+        /// Bytes in all, where known.
+        total: Option<u64>,
+    },
+    /// A step is over.
+    StepDone {
+        /// Which.
+        step: Step,
+        /// How long it took, in milliseconds.
+        ms: f64,
+        /// What is worth saying of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    /// Something that the operator should know and that stops nothing.
+    Warning {
+        /// In full sentences.
+        text: String,
+    },
+    /// The end; nothing comes after it.
+    Done(Operation),
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// As asked.
+    Done,
+    /// It was so already.
+    AlreadyDone,
+    /// Refused or failed before the swap; the node serves what it served before.
+    Failed,
+    /// The new release was tried, and the one before it serves again.
+    RolledBack,
+    /// The node died in the middle; what serves now is said in the history.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The exit code of a command that waited for it.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Done | Self::AlreadyDone => exit::DONE,
+            Self::Failed | Self::Interrupted => exit::FAILED,
+            Self::RolledBack => exit::ROLLED_BACK,
+        }
+    }
+}
+
+/// An operation that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// What was asked for.
+    pub kind: Kind,
+    /// The release that served at its start.
+    pub from: Option<Version>,
+    /// The release that it went to.
+    pub to: Option<Version>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it failed, with causes, one line.
+    pub error: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Each step's share.
+    pub steps: Vec<StepTime>,
+    /// Releases whose directories are gone now (`remove`, `prune`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<Version>,
+}
+
+/// A step and how long it took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepTime {
+    /// Which.
+    pub step: Step,
+    /// In milliseconds, to the microsecond.
+    pub ms: f64,
+}
+
+/// The answer to `ping` and `stop`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// The application.
+    pub app: String,
+    /// The supervisor's process.
+    pub supervisor_pid: u32,
+    /// The version of relmgr that runs.
+    pub relmgr: String,
+}
+
+/// A request that was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What and why, one line.
+    pub error: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// What the node is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The host is not up yet.
+    Booting,
+    /// It serves, and nothing is under way.
+    Steady,
+    /// An operation is under way.
+    Upgrading,
+    /// A new release serves and is watched.
+    Probation,
+    /// The node has given up or is stopping.
+    Stopped,
+}
+
+/// The answer to `status`: the node as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The application.
+    pub app: String,
+    /// The node's home directory.
+    pub home: PathBuf,
+    /// What the node is doing.
+    pub phase: Phase,
+    /// The supervisor's process.
+    pub supervisor_pid: u32,
+    /// The host's process; `None` between two of them.
+    pub host_pid: Option<u32>,
+    /// When the supervisor started.
+    pub started_at: DateTime<Utc>,
+    /// How often the host was started again after it died.
+    pub host_restarts: u64,
+    /// The release that serves.
+    pub current: Option<CurrentRelease>,
+    /// The release that served before it.
+    pub prev: Option<PrevRelease>,
+    /// The release that the node boots.
+    pub permanent: Option<Version>,
+    /// When the probation ends by itself.
+    pub probation_ends_at: Option<DateTime<Utc>>,
+    /// What is loaded in the host.
+    pub generations: Vec<GenerationStatus>,
+    /// The addresses that the public listener is bound to.
+    #[serde(default)]
+    pub listeners: Vec<String>,
+    /// The last operation that ended.
+    pub last_operation: Option<Operation>,
+}
+
+/// The release that serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrentRelease {
+    /// Its version.
+    pub version: Version,
+    /// `current` or `permanent`.
+    pub status: String,
+    /// Since when it serves, without a break by a swap.
+    pub since: DateTime<Utc>,
+}
+
+/// The release that served before the current one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrevRelease {
+    /// Its version.
+    pub version: Version,
+}
+
+/// What a generation is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenerationState {
+    /// Being started or on trial.
+    Candidate,
+    /// Serves.
+    Current,
+    /// Finishes its requests.
+    Draining,
+    /// Stopped; its library is about to be unmapped.
+    Retiring,
+    /// Stopped, and its library cannot be unmapped: `reasons` say why.
+    Pinned,
+}
+
+/// A generation in the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationStatus {
+    /// Number of the generation within this host, from 1.
+    #[serde(default)]
+    pub id: u64,
+    /// Its release.
+    pub version: Version,
+    /// What it is doing.
+    pub state: GenerationState,
+    /// Requests that it is answering.
+    pub in_flight: u64,
+    /// Requests that it answered.
+    #[serde(default)]
+    pub requests: u64,
+    /// Handlers that panicked.
+    #[serde(default)]
+    pub panics: u64,
+    /// Threads that its library started and that still run.
+    #[serde(default)]
+    pub threads: u64,
+    /// Why it cannot be unmapped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// The answer to `releases`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseList {
+    /// Installed releases, newest first.
+    pub releases: Vec<ReleaseStatus>,
+}
+
+/// An installed release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseStatus {
+    /// Its version.
+    pub version: Version,
+    /// Its status's word.
+    pub status: String,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether it is the previous release.
+    pub prev: bool,
+    /// When it was unpacked.
+    pub installed_at: DateTime<Utc>,
+}

@@ -1,0 +1,147 @@
+//! What the supervisor and the host say to each other: one JSON object a line over a socket pair that the host
+//! inherits as file descriptor [`CHANNEL_FD`]. The listening sockets follow it, from [`FIRST_LISTENER_FD`] on.
+//!
+//! The supervisor sends [`Envelope`]s with a [`Command`]; the host answers each with a [`Reply`] of the same id,
+//! in any order. When the channel closes, the supervisor is gone and the host ends.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Version;
+use crate::control::GenerationStatus;
+use crate::manifest::Probe;
+
+/// The host's end of the channel.
+pub const CHANNEL_FD: i32 = 3;
+
+/// The first listening socket; [`HostStart::listeners`] says how many follow.
+pub const FIRST_LISTENER_FD: i32 = 4;
+
+/// A command and its number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Repeated in the reply.
+    pub id: u64,
+    /// What to do.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What the supervisor asks of the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "command")]
+pub enum Command {
+    /// Sent once, before everything else. Answered by [`Answer::Done`].
+    Init(HostStart),
+    /// Load a library and start the application in it; it gets no traffic yet. Answered by [`Answer::Loaded`].
+    Load(LoadRequest),
+    /// Ask a candidate's health and send it the probes. Answered by [`Answer::Done`].
+    Health {
+        /// The candidate.
+        generation: u64,
+        /// What it must answer.
+        probes: Vec<Probe>,
+        /// For all of it together.
+        deadline_ms: u64,
+    },
+    /// Make a candidate current. Answered by [`Answer::Swapped`].
+    Swap {
+        /// The candidate.
+        generation: u64,
+    },
+    /// Drain a generation, stop it and unmap its library. Answered by [`Answer::Retired`] when the drain is over
+    /// and unmapping was tried.
+    Retire {
+        /// Not the current one.
+        generation: u64,
+        /// Requests may take so long.
+        drain_ms: u64,
+    },
+    /// What is loaded. Answered by [`Answer::Generations`].
+    Generations,
+    /// Stop accepting, let requests finish, stop the application, exit 0. Answered by [`Answer::Done`] at once.
+    Stop {
+        /// Requests may take so long.
+        drain_ms: u64,
+    },
+}
+
+/// What a host needs to know before it serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostStart {
+    /// How many listening sockets were inherited.
+    pub listeners: usize,
+    /// The path that answers the version.
+    pub version_path: String,
+    /// The limits of the HTTP front.
+    pub limits: crate::settings::Limits,
+    /// Whether retired libraries are unmapped.
+    pub unload: crate::settings::Unload,
+}
+
+/// A release to load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadRequest {
+    /// Its version.
+    pub version: Version,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its library, absolute.
+    pub library: PathBuf,
+    /// The library's SHA-256, hexadecimal; what the version endpoint reports.
+    pub sha256: String,
+    /// The effective configuration: a JSON object.
+    pub settings: serde_json::Value,
+    /// Deadline of the application's start.
+    pub start_ms: u64,
+    /// The release that served before, for the version endpoint.
+    pub prev: Option<Version>,
+}
+
+/// The host's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The command's number.
+    pub id: u64,
+    /// What came of it.
+    pub result: Result<Answer, HostError>,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum Answer {
+    /// As asked.
+    Done,
+    /// A candidate stands ready.
+    Loaded {
+        /// Its number.
+        generation: u64,
+    },
+    /// The candidate serves.
+    Swapped {
+        /// The generation that served before.
+        previous: Option<u64>,
+    },
+    /// The drain is over.
+    Retired {
+        /// Requests that were cut at the deadline.
+        cut: u64,
+        /// Why the library is still mapped; empty: it is gone.
+        pinned: Vec<String>,
+    },
+    /// What is loaded.
+    Generations {
+        /// Oldest first.
+        generations: Vec<GenerationStatus>,
+    },
+}
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct HostError {
+    /// With its causes, one line.
+    pub message: String,
+}

@@ -1,0 +1,28 @@
+//! The words of relmgr as types.
+//!
+//! Everything here is pure: values, decisions and formats, without files, clocks, threads or sockets. The
+//! supervisor, the host, the command line and the release builder agree by sharing these types:
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`version`] | the timestamp version of a release |
+//! | [`manifest`] | what a release says of itself |
+//! | [`status`] | a release's status on a node, and the one table of its transitions |
+//! | [`plan`] | which steps an operation takes, decided from a snapshot of facts |
+//! | [`record`] | `state.json` and `history.jsonl` |
+//! | [`control`] | what the command line and the supervisor say to each other |
+//! | [`host`] | what the supervisor and the host say to each other |
+//! | [`settings`] | `relmgr.toml` |
+//! | [`home`] | where things lie in a node's home directory |
+
+pub mod control;
+pub mod home;
+pub mod host;
+pub mod manifest;
+pub mod plan;
+pub mod record;
+pub mod settings;
+pub mod status;
+pub mod version;
+
+pub use version::Version;

@@ -1,0 +1,159 @@
+//! What a node remembers: `state.json` (the one truth) and the lines of `history.jsonl`.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::Version;
+use crate::control::{Kind, Outcome, StepTime};
+use crate::status::Status;
+
+/// The format of `state.json` that this relmgr writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// `state.json`. Says of a release only what survives the processes: the node boots [`NodeRecord::permanent`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRecord {
+    /// Format number, [`FORMAT`].
+    pub format: u32,
+    /// The application of this node.
+    pub app: String,
+    /// The release that the node boots.
+    pub permanent: Option<Version>,
+    /// The release that served before it.
+    pub prev: Option<Version>,
+    /// The installed releases.
+    pub releases: BTreeMap<Version, ReleaseRecord>,
+    /// The operation that was under way when this was written.
+    pub operation: Option<OperationRecord>,
+}
+
+/// An installed release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseRecord {
+    /// Its status; never [`Status::Current`].
+    #[serde(flatten)]
+    pub status: Status,
+    /// When it was unpacked.
+    pub installed_at: DateTime<Utc>,
+    /// When its status last changed.
+    pub since: DateTime<Utc>,
+}
+
+/// An operation under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OperationRecord {
+    /// What was asked for.
+    pub kind: Kind,
+    /// The release that served at its start.
+    pub from: Option<Version>,
+    /// The release that it goes to.
+    pub to: Version,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+    /// The uid of who asked.
+    pub uid: u32,
+}
+
+/// One line of `history.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// When the operation ended.
+    pub at: DateTime<Utc>,
+    /// What was asked for.
+    pub kind: Kind,
+    /// The uid of who asked; absent: the node itself.
+    pub uid: Option<u32>,
+    /// The release that served at its start.
+    pub from: Option<Version>,
+    /// The release that it went to; absent where it was not known yet.
+    pub to: Option<Version>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// From the request to the outcome, in milliseconds.
+    pub ms: f64,
+    /// Each step's share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepTime>,
+}
+
+/// A `state.json` that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Cut short, or not written by relmgr.
+    #[error("it does not parse: {0}")]
+    Parse(#[from] serde_json::Error),
+    /// Written by a newer relmgr.
+    #[error("it has format {found}, this relmgr reads format {FORMAT}")]
+    Format {
+        /// The file's format number.
+        found: u64,
+    },
+}
+
+impl NodeRecord {
+    /// The record of a node on which nothing was ever installed.
+    pub fn new(app: &str) -> Self {
+        Self {
+            format: FORMAT,
+            app: app.into(),
+            permanent: None,
+            prev: None,
+            releases: BTreeMap::new(),
+            operation: None,
+        }
+    }
+
+    /// Reads `state.json`.
+    ///
+    /// # Errors
+    /// Another format is named before any other fault.
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(found) if found != u64::from(FORMAT) => Err(RecordError::Format { found }),
+            _ => Ok(serde_json::from_value(value)?),
+        }
+    }
+
+    /// The record as it is written.
+    pub fn to_json(&self) -> String {
+        // Every field has a JSON form: map keys are strings.
+        let mut text = serde_json::to_string_pretty(self)
+            .unwrap_or_else(|error| unreachable!("a record is always JSON: {error}"));
+        text.push('\n');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_its_text_and_a_cut_one_is_refused() {
+        let mut record = NodeRecord::new("live-poll");
+        let at = DateTime::UNIX_EPOCH;
+        let failed = Status::Failed { reason: "start panicked".into(), at };
+        record.permanent = Some("1.2.3".parse().unwrap());
+        record.releases.insert(
+            "1.2.3".parse().unwrap(),
+            ReleaseRecord { status: Status::Permanent, installed_at: at, since: at },
+        );
+        record
+            .releases
+            .insert("1.2.4".parse().unwrap(), ReleaseRecord { status: failed, installed_at: at, since: at });
+        let text = record.to_json();
+        assert_eq!(NodeRecord::parse(&text).unwrap(), record);
+        for cut in 0..text.trim_end().len() {
+            assert!(NodeRecord::parse(&text[..cut]).is_err(), "cut at {cut}");
+        }
+        let newer = text.replace("\"format\": 1", "\"format\": 2");
+        assert!(NodeRecord::parse(&newer).unwrap_err().to_string().contains("format 2"));
+    }
+}

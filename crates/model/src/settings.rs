@@ -1,0 +1,259 @@
+//! `relmgr.toml`: the node's settings. Unknown keys are refused; every key but `app` and `repository.url` has a
+//! default.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The node's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The application's name, as in its manifests.
+    pub app: String,
+    /// Where it listens.
+    #[serde(default)]
+    pub listen: Listen,
+    /// Where releases come from.
+    pub repository: Repository,
+    /// Deadlines of an upgrade.
+    #[serde(default)]
+    pub upgrade: Upgrade,
+    /// Restarts of the host.
+    #[serde(default)]
+    pub supervisor: Supervisor,
+    /// The HTTP front.
+    #[serde(default)]
+    pub http: Http,
+    /// Loading and unloading.
+    #[serde(default)]
+    pub loader: Loader,
+}
+
+/// `[listen]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Public addresses.
+    pub http: Vec<SocketAddr>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))] }
+    }
+}
+
+/// `[repository]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repository {
+    /// `file:///dir` or `s3://bucket/prefix`.
+    pub url: String,
+    /// The channel to follow; empty: the file `VERSION`.
+    #[serde(default)]
+    pub channel: String,
+    /// Whether releases without a signature are accepted.
+    #[serde(default)]
+    pub allow_unsigned: bool,
+}
+
+/// `[upgrade]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upgrade {
+    /// Deadline of the application's start.
+    #[serde(with = "humantime_serde")]
+    pub start: Duration,
+    /// Deadline of the application's health and the probes together.
+    #[serde(with = "humantime_serde")]
+    pub health: Duration,
+    /// Requests on the old generation may take so long.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// How many installed releases are kept after an upgrade; those in use always are.
+    pub keep_releases: usize,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self {
+            start: Duration::from_secs(30),
+            health: Duration::from_secs(10),
+            drain: Duration::from_secs(30),
+            keep_releases: 5,
+        }
+    }
+}
+
+/// `[supervisor]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Supervisor {
+    /// So many restarts of the host are allowed …
+    pub intensity: u32,
+    /// … within this time; one more and the node stops.
+    #[serde(with = "humantime_serde")]
+    pub period: Duration,
+}
+
+impl Default for Supervisor {
+    fn default() -> Self {
+        Self { intensity: 3, period: Duration::from_secs(10) }
+    }
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// The path that answers the version; the application never sees it.
+    pub version_path: String,
+    /// What a client may take up.
+    pub limits: Limits,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { version_path: "/api/public/version".into(), limits: Limits::default() }
+    }
+}
+
+/// `[http.limits]`: what a client may take up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// From the first byte of a request to the end of its headers.
+    #[serde(with = "humantime_serde")]
+    pub header_time: Duration,
+    /// A request's line and headers together, in bytes; at least 8192.
+    pub header_bytes: usize,
+    /// A request's body, in bytes.
+    pub body_bytes: u64,
+    /// Open connections; further ones wait in the backlog.
+    pub connections: usize,
+    /// A connection without a request is closed after this.
+    #[serde(with = "humantime_serde")]
+    pub idle_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_time: Duration::from_secs(15),
+            header_bytes: 64 * 1024,
+            body_bytes: 256 * 1024 * 1024,
+            connections: 16_384,
+            // Above the 60 s after which nginx, HAProxy and AWS' load balancers close theirs, so that the
+            // client is the one who closes.
+            idle_time: Duration::from_secs(75),
+        }
+    }
+}
+
+/// `[loader]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Loader {
+    /// Whether retired libraries are unmapped.
+    pub unload: Unload,
+}
+
+/// Whether retired libraries are unmapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Unload {
+    /// When it is proven that nothing points into them.
+    #[default]
+    Proven,
+    /// Never.
+    Never,
+}
+
+/// A `relmgr.toml` that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// No TOML, an unknown key, a wrong type.
+    #[error("{0}")]
+    Parse(Box<toml::de::Error>),
+    /// A value that cannot be.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key's path.
+        key: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+}
+
+impl Settings {
+    /// Reads `relmgr.toml`.
+    ///
+    /// # Errors
+    /// The first fault, with its line where the text has one.
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        let settings: Self = toml::from_str(text).map_err(|error| SettingsError::Parse(Box::new(error)))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let fault = |key, reason: &str| Err(SettingsError::Value { key, reason: reason.into() });
+        if self.app.is_empty() {
+            return fault("app", "is empty: name the application as its Cargo.toml does");
+        }
+        if self.listen.http.is_empty() {
+            return fault(
+                "listen.http",
+                "names no address: at least one is needed, such as \"127.0.0.1:8080\"",
+            );
+        }
+        if !self.repository.url.starts_with("file:///") && !self.repository.url.starts_with("s3://") {
+            return fault("repository.url", "is neither file:///directory nor s3://bucket/prefix");
+        }
+        if !self.http.version_path.starts_with('/') {
+            return fault("http.version_path", "does not start with a slash");
+        }
+        if self.http.limits.header_bytes < 8192 {
+            return fault("http.limits.header_bytes", "is below 8192, the least that HTTP clients rely on");
+        }
+        if self.http.limits.connections == 0 {
+            return fault("http.limits.connections", "is 0: nobody could connect");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_file_gives_the_defaults() {
+        let settings =
+            Settings::parse("app = \"live-poll\"\n[repository]\nurl = \"file:///srv/packages\"\n").unwrap();
+        assert_eq!(settings.upgrade, Upgrade::default());
+        assert_eq!(settings.http.version_path, "/api/public/version");
+        assert_eq!(settings.loader.unload, Unload::Proven);
+    }
+
+    #[test]
+    fn faults_name_their_key() {
+        let cases = [
+            ("app = \"a\"\n", "repository"),
+            ("app = \"a\"\nnovelty = 1\n[repository]\nurl = \"file:///x\"\n", "novelty"),
+            ("app = \"a\"\n[repository]\nurl = \"ftp://x\"\n", "repository.url"),
+            ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[listen]\nhttp = []\n", "listen.http"),
+            ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[upgrade]\ndrain = 5\n", "drain"),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[http.limits]\nheader_bytes = 1\n",
+                "header_bytes",
+            ),
+        ];
+        for (text, words) in cases {
+            let error = Settings::parse(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{words}: {error}");
+        }
+    }
+}
