@@ -1,0 +1,67 @@
+//! Header and trailer fields as bytes: for each field the length of its name (2 bytes, little endian), the
+//! length of its value (4 bytes), the name, the value. Order and duplicates are kept as `HeaderMap` has them.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Appends `fields` to `out`.
+///
+/// `HeaderMap` holds names of at most 2^16 − 1 bytes; a value past 2^32 bytes cannot be in memory beside its
+/// limits.
+pub fn write(fields: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in fields {
+        let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+        out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        out.extend_from_slice(name);
+        out.extend_from_slice(value);
+    }
+}
+
+/// Reads the fields in `bytes`; their values share it.
+///
+/// # Errors
+/// What is wrong, when `bytes` are no fields.
+pub fn read(mut bytes: Bytes, capacity: usize) -> Result<HeaderMap, &'static str> {
+    let mut fields = HeaderMap::with_capacity(capacity);
+    while !bytes.is_empty() {
+        let (Some(name), Some(value)) = (bytes.first_chunk::<2>(), bytes.get(2..6)) else {
+            return Err("fields end within a length");
+        };
+        let name = usize::from(u16::from_le_bytes(*name));
+        let value = value.iter().rev().fold(0, |len, byte| len << 8 | usize::from(*byte));
+        if bytes.len() - 6 < name + value {
+            return Err("fields end within a name or a value");
+        }
+        let key = HeaderName::from_bytes(&bytes[6..6 + name]).map_err(|_| "a field's name is none")?;
+        let text = HeaderValue::from_maybe_shared(bytes.slice(6 + name..6 + name + value));
+        fields.append(key, text.map_err(|_| "a field's value is none")?);
+        bytes = bytes.split_off(6 + name + value);
+    }
+    Ok(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_keep_order_and_duplicates() {
+        let mut fields = HeaderMap::new();
+        for (name, value) in [("x-a", "1"), ("set-cookie", "a=1"), ("x-b", ""), ("set-cookie", "b=2")] {
+            fields.append(name, HeaderValue::from_static(value));
+        }
+        let mut bytes = vec![];
+        write(&fields, &mut bytes);
+        let read_back = read(bytes.clone().into(), 4).unwrap();
+        assert_eq!(read_back, fields);
+        assert!(read_back.iter().eq(fields.iter()));
+        for cut in 1..bytes.len() {
+            // A cut at the end of a field leaves fewer fields; anywhere else is an error.
+            if let Ok(some) = read(bytes[..cut].to_vec().into(), 4) {
+                assert!(some.len() < fields.len());
+            }
+        }
+        assert!(read(Bytes::from_static(b"\x01\x00\x00\x00\x00\x00\n"), 1).is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! The functions that the two sides call. These are abi_stable's prefix types: fields may be added at the end,
+//! with a new [`crate::ABI_MINOR`], and a library that has fewer is served all the same.
+
+use abi_stable::StableAbi;
+use abi_stable::std_types::{ROption, RResult, RString, RVec};
+
+use crate::body::FfiBody;
+use crate::future::FfiFuture;
+use crate::head::{RequestHead, Response};
+
+/// What a library offers, before anything in it runs.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = AppRootRef)))]
+#[sabi(missing_field(option))]
+pub struct AppRoot {
+    /// Who it is.
+    pub describe: extern "C" fn() -> Description,
+    /// Decodes the settings and runs the application's own check, without starting it. For the preflight.
+    pub check: extern "C" fn(StartArgs) -> FfiFuture<RResult<(), RString>>,
+    /// Makes an instance with its own threads and begins the application's start, which goes on by itself.
+    /// Fails only when the instance cannot be made.
+    #[sabi(last_prefix_field)]
+    pub start: extern "C" fn(StartArgs) -> RResult<Instance, RString>,
+}
+
+impl abi_stable::library::RootModule for AppRootRef {
+    abi_stable::declare_root_module_statics! {AppRootRef}
+
+    const BASE_NAME: &'static str = "relmgr";
+    const NAME: &'static str = "relmgr application";
+    const VERSION_STRINGS: abi_stable::sabi_types::VersionStrings = abi_stable::package_version_strings!();
+}
+
+/// Who a library is.
+#[repr(C)]
+#[derive(StableAbi, Clone, Debug)]
+pub struct Description {
+    /// Path of the application's type, such as `live_poll::LivePoll`.
+    pub name: RString,
+}
+
+/// What an application is started with.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct StartArgs {
+    /// The release's version.
+    pub version: RString,
+    /// The release's directory, absolute.
+    pub directory: RString,
+    /// The effective configuration: a JSON object, UTF-8.
+    pub settings: RVec<u8>,
+    /// The host's functions.
+    pub host: HostRef,
+}
+
+/// An instance of an application: one generation's.
+///
+/// The host gives it up with [`InstanceFunctions::destroy`]; dropping it without frees nothing.
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy)]
+pub struct Instance {
+    /// Only the library looks inside.
+    pub data: *const (),
+    /// What it does.
+    pub functions: InstanceFunctionsRef,
+}
+
+// SAFETY: the library makes `data` from a type that is `Send` and `Sync`, and the functions are.
+unsafe impl Send for Instance {}
+// SAFETY: as above.
+unsafe impl Sync for Instance {}
+
+/// What an instance does. Each takes the instance's `data`.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = InstanceFunctionsRef)))]
+#[sabi(missing_field(option))]
+pub struct InstanceFunctions {
+    /// Waits for the application's start.
+    pub started: unsafe extern "C" fn(*const ()) -> FfiFuture<RResult<(), RString>>,
+    /// Answers a request; an absent body is an empty one. Dropping the future cancels it.
+    pub call: unsafe extern "C" fn(*const (), RequestHead<'_>, ROption<FfiBody>) -> FfiFuture<Response>,
+    /// The application's health.
+    pub health: unsafe extern "C" fn(*const ()) -> FfiFuture<RResult<(), RString>>,
+    /// Starts the background children: this generation is current from now on.
+    pub resume: unsafe extern "C" fn(*const ()),
+    /// Stops the background children and waits for their ends: this generation is current no longer.
+    pub suspend: unsafe extern "C" fn(*const ()) -> FfiFuture<()>,
+    /// The application's own stop.
+    pub stop: unsafe extern "C" fn(*const ()) -> FfiFuture<()>,
+    /// Ends the instance's threads, waiting at most so many milliseconds for blocking ones, and frees it. To be
+    /// called once, from a thread that may block, when nothing else of the instance is in use.
+    #[sabi(last_prefix_field)]
+    pub destroy: unsafe extern "C" fn(*const (), u64),
+}
+
+/// The host's functions for an application. The host is never unmapped.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = HostRef)))]
+#[sabi(missing_field(option))]
+pub struct Host {
+    /// Takes a log record.
+    #[sabi(last_prefix_field)]
+    pub log: extern "C" fn(LogRecord),
+}
+
+/// A log record of an application.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct LogRecord {
+    /// 1 error, 2 warning, 3 info, 4 debug, 5 trace.
+    pub level: u8,
+    /// The module that it came from.
+    pub target: RString,
+    /// The text, with fields as `name=value`.
+    pub message: RString,
+    /// The release's version.
+    pub version: RString,
+}

@@ -1,0 +1,86 @@
+//! The export macro and what it expands to.
+
+#![allow(unsafe_code, reason = "exported symbols")]
+
+use std::marker::PhantomData;
+
+use relmgr_abi::abi_stable::extern_fn_panic_handling;
+use relmgr_abi::abi_stable::library::{CheckTypeLayout, LibHeader, RootModuleResult};
+use relmgr_abi::abi_stable::prefix_type::WithMetadata;
+use relmgr_abi::entry::Entry;
+use relmgr_abi::root::{AppRoot, AppRootRef, Description, InstanceFunctions, InstanceFunctionsRef};
+
+use crate::{Application, instance};
+
+/// Makes the library a relmgr application: `relmgr_app::export!(MyApplication);`, once in the crate.
+#[macro_export]
+macro_rules! export {
+    ($application:ty) => {
+        const _: () = {
+            #[allow(unsafe_code, reason = "the two symbols by which relmgr knows the library")]
+            #[unsafe(no_mangle)]
+            pub static RELMGR_ENTRY: $crate::__private::Entry = $crate::__private::entry::<$application>();
+
+            #[allow(unsafe_code, reason = "the two symbols by which relmgr knows the library")]
+            #[unsafe(no_mangle)]
+            pub static RELMGR_LAYOUT: $crate::__private::LibHeader =
+                $crate::__private::layout::<$application>();
+        };
+    };
+}
+
+/// For the macro.
+#[doc(hidden)]
+pub mod __private {
+    pub use super::{entry, layout};
+    pub use relmgr_abi::abi_stable::library::LibHeader;
+    pub use relmgr_abi::entry::Entry;
+}
+
+/// The value of `RELMGR_ENTRY`.
+pub const fn entry<A: Application>() -> Entry {
+    Entry::new(Tables::<A>::ROOT)
+}
+
+/// The value of `RELMGR_LAYOUT`.
+pub const fn layout<A: Application>() -> LibHeader {
+    // SAFETY: `layout_root` returns an erased `AppRootRef`, the type that is named here.
+    unsafe { LibHeader::from_constructor::<AppRootRef>(layout_root::<A>, CheckTypeLayout::Yes) }
+}
+
+extern "C" fn layout_root<A: Application>() -> RootModuleResult {
+    extern_fn_panic_handling! {
+        relmgr_abi::abi_stable::library::__call_root_module_loader(|| Tables::<A>::ROOT)
+    }
+}
+
+/// The constant tables of one application.
+pub(crate) struct Tables<A>(PhantomData<A>);
+
+impl<A: Application> Tables<A> {
+    const ROOT_FIELDS: &'static WithMetadata<AppRoot> = &WithMetadata::new(AppRoot {
+        describe: describe::<A>,
+        check: instance::check::<A>,
+        start: instance::start::<A>,
+    });
+
+    const FUNCTION_FIELDS: &'static WithMetadata<InstanceFunctions> = &WithMetadata::new(InstanceFunctions {
+        started: instance::ffi_started::<A>,
+        call: instance::ffi_call::<A>,
+        health: instance::ffi_health::<A>,
+        resume: instance::ffi_resume::<A>,
+        suspend: instance::ffi_suspend::<A>,
+        stop: instance::ffi_stop::<A>,
+        destroy: instance::ffi_destroy::<A>,
+    });
+
+    const ROOT: AppRootRef = AppRootRef(Self::ROOT_FIELDS.static_as_prefix());
+
+    /// What an instance's functions are.
+    pub(crate) const FUNCTIONS: InstanceFunctionsRef =
+        InstanceFunctionsRef(Self::FUNCTION_FIELDS.static_as_prefix());
+}
+
+extern "C" fn describe<A>() -> Description {
+    Description { name: std::any::type_name::<A>().into() }
+}

@@ -1,0 +1,328 @@
+//! One generation's instance of the application: its runtime, its router, its children. The functions at the
+//! end are what the host calls.
+
+#![allow(unsafe_code, reason = "the host gives the instance back as the pointer that it was handed out as")]
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
+use relmgr_abi::body::FfiBody;
+use relmgr_abi::future::{FfiFuture, panic_message};
+use relmgr_abi::head::{RequestHead, Response};
+use relmgr_abi::root::{Instance as FfiInstance, InstanceFunctionsRef, StartArgs};
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::response::describe;
+use crate::{Application, Context, Error, HttpService, children, log, request, response};
+
+/// What the host holds as [`FfiInstance::data`].
+pub(crate) struct Instance<A: Application> {
+    runtime: Runtime,
+    running: Arc<OnceLock<Running<A>>>,
+    started: watch::Receiver<Option<Result<(), String>>>,
+    children: Mutex<Option<children::Running>>,
+}
+
+/// An application that has started.
+struct Running<A: Application> {
+    app: A,
+    router: A::Router,
+}
+
+/// The outcome of something that the application does, for the host.
+type Told = RResult<(), RString>;
+
+fn decode<A: Application>(args: &StartArgs) -> Result<(Context, A::Settings), String> {
+    let settings = serde_json::from_slice(&args.settings)
+        .map_err(|error| format!("the settings do not decode into the application's: {error}"))?;
+    Ok((Context::new(args.version.to_string(), PathBuf::from(args.directory.as_str())), settings))
+}
+
+fn new_runtime(version: &str) -> Result<Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_name(format!("app {version}"))
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime for the application: {error}"))
+}
+
+/// The end of a task of the application's, a panic in words.
+async fn outcome<T>(task: JoinHandle<Result<T, Error>>, what: &str) -> Result<T, String> {
+    match task.await {
+        Ok(result) => result.map_err(|error| describe(error.as_ref())),
+        Err(error) => Err(match error.try_into_panic() {
+            Ok(payload) => format!("{what} panicked: {}", panic_message(payload)),
+            Err(_) => format!("{what} was cancelled"),
+        }),
+    }
+}
+
+fn told(result: Result<(), String>) -> Told {
+    result.map_err(RString::from).into()
+}
+
+impl<A: Application> Instance<A> {
+    fn start(args: &StartArgs) -> Result<Self, String> {
+        log::install(args.host, &args.version);
+        let runtime = new_runtime(&args.version)?;
+        let running = Arc::new(OnceLock::new());
+        let (finished, started) = watch::channel(None);
+
+        let decoded = decode::<A>(args);
+        let slot = running.clone();
+        runtime.spawn(async move {
+            let begin = async {
+                let (context, settings) = decoded?;
+                let start = tokio::spawn(async {
+                    let app = A::start(context, settings).await?;
+                    let router = app.router();
+                    Ok(Running { app, router })
+                });
+                let running = outcome(start, "start").await?;
+                // Set once: this task is the only one that sets it.
+                let _ = slot.set(running);
+                Ok(())
+            };
+            finished.send_replace(Some(begin.await));
+        });
+        Ok(Self { runtime, running, started, children: Mutex::new(None) })
+    }
+
+    async fn wait_started(mut started: watch::Receiver<Option<Result<(), String>>>) -> Told {
+        let result = match started.wait_for(Option::is_some).await {
+            Ok(result) => result.clone(),
+            Err(_) => None,
+        };
+        told(result.unwrap_or_else(|| Err("start was cancelled".into())))
+    }
+
+    fn resume(&self) {
+        let Some(running) = self.running.get() else { return };
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        if children.is_none() {
+            *children = Some(children::Running::start(running.app.children(), self.runtime.handle()));
+        }
+    }
+
+    fn suspend(&self) -> impl Future<Output = ()> + Send + use<A> {
+        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner).take();
+        async move {
+            if let Some(children) = children {
+                children.stop().await;
+            }
+        }
+    }
+
+    fn destroy(self, patience: Duration) {
+        let Self { runtime, running, .. } = self;
+        let entered = runtime.enter();
+        // Futures that held the application are over by now; should one be left, it frees it later.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(running))) {
+            log::send(
+                1,
+                "relmgr_app",
+                &format!("dropping the application panicked: {}", panic_message(payload)),
+            );
+        }
+        drop(entered);
+        runtime.shutdown_timeout(patience);
+    }
+}
+
+pin_project! {
+    /// A request being answered. Polled on the host's threads, within the instance's runtime.
+    struct Call<F> {
+        // `None` once it is over.
+        #[pin]
+        answer: Option<F>,
+        handle: Handle,
+    }
+
+    impl<F> PinnedDrop for Call<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            // A handler that is cancelled may spawn what cleans up after it.
+            let _entered = this.handle.enter();
+            this.answer.set(None);
+        }
+    }
+}
+
+impl<F, B, E> Future for Call<F>
+where
+    F: Future<Output = Result<http::Response<B>, E>>,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<Error>> + Send + 'static,
+    E: Into<Error>,
+{
+    type Output = Response;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Response> {
+        let this = self.project();
+        let _entered = this.handle.enter();
+        let Some(answer) = this.answer.as_pin_mut() else {
+            return Poll::Ready(response::empty(500));
+        };
+        match answer.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(answer)) => Poll::Ready(response::write(answer, this.handle, cx)),
+            Poll::Ready(Err(fault)) => {
+                let error = fault.into();
+                log::send(
+                    1,
+                    "relmgr_app",
+                    &format!("the router gave no response: {}", describe(error.as_ref())),
+                );
+                Poll::Ready(response::empty(500))
+            }
+        }
+    }
+}
+
+fn call<A: Application>(
+    instance: &Instance<A>,
+    head: &RequestHead<'_>,
+    body: Option<FfiBody>,
+) -> FfiFuture<Response> {
+    let Some(running) = instance.running.get() else {
+        return FfiFuture::new(async { response::empty(503) });
+    };
+    let handle = instance.runtime.handle().clone();
+    match request::read(head, body) {
+        Ok(request) => {
+            let entered = handle.enter();
+            let answer = Some(running.router.clone().respond(request));
+            drop(entered);
+            FfiFuture::new(Call { answer, handle })
+        }
+        Err(error) => {
+            log::send(3, "relmgr_app", &format!("a request that is none: {error}"));
+            FfiFuture::new(async { response::empty(400) })
+        }
+    }
+}
+
+// ----------------------------------------------------------------------------------------------------------
+// What the host calls. No panic leaves: each either cannot panic or catches it. `data` is always the box that
+// `start` gave out; the host holds the generation during every call.
+
+/// # Safety
+/// `data` came from [`start`] and was not given to [`destroy`].
+unsafe fn instance<'a, A: Application>(data: *const ()) -> &'a Instance<A> {
+    // SAFETY: the caller says so; shared references only.
+    unsafe { &*data.cast::<Instance<A>>() }
+}
+
+pub(crate) extern "C" fn check<A: Application>(args: StartArgs) -> FfiFuture<Told> {
+    let begun = catch_unwind(AssertUnwindSafe(|| {
+        log::install(args.host, &args.version);
+        let (_, settings) = decode::<A>(&args)?;
+        let runtime = new_runtime(&args.version)?;
+        let task = runtime.spawn(async move { A::check(&settings).await });
+        Ok((runtime, task))
+    }));
+    let begun = begun.unwrap_or_else(|payload| Err(format!("check panicked: {}", panic_message(payload))));
+    FfiFuture::new(async move {
+        match begun {
+            Err(error) => RResult::RErr(error.into()),
+            Ok((runtime, task)) => {
+                let result = outcome(task, "check").await;
+                runtime.shutdown_background();
+                told(result)
+            }
+        }
+    })
+}
+
+pub(crate) extern "C" fn start<A: Application>(args: StartArgs) -> RResult<FfiInstance, RString> {
+    let made = catch_unwind(AssertUnwindSafe(|| Instance::<A>::start(&args)));
+    match made.unwrap_or_else(|payload| Err(panic_message(payload))) {
+        Ok(made) => RResult::ROk(FfiInstance {
+            data: Box::into_raw(Box::new(made)).cast_const().cast(),
+            functions: functions::<A>(),
+        }),
+        Err(error) => RResult::RErr(error.into()),
+    }
+}
+
+/// The table of an application's functions.
+const fn functions<A: Application>() -> InstanceFunctionsRef {
+    crate::export::Tables::<A>::FUNCTIONS
+}
+
+pub(crate) unsafe extern "C" fn ffi_started<A: Application>(data: *const ()) -> FfiFuture<Told> {
+    // SAFETY: the host's promise at the top of this part.
+    let started = unsafe { instance::<A>(data) }.started.clone();
+    FfiFuture::new(Instance::<A>::wait_started(started))
+}
+
+pub(crate) unsafe extern "C" fn ffi_call<A: Application>(
+    data: *const (),
+    head: RequestHead<'_>,
+    body: ROption<FfiBody>,
+) -> FfiFuture<Response> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let called = catch_unwind(AssertUnwindSafe(|| call(instance, &head, body.into_option())));
+    // A router that panics before it gives a future: the panic is told by the first poll.
+    called.unwrap_or_else(|payload| {
+        let message = panic_message(payload);
+        FfiFuture::new(async move { std::panic::resume_unwind(Box::new(message)) })
+    })
+}
+
+pub(crate) unsafe extern "C" fn ffi_health<A: Application>(data: *const ()) -> FfiFuture<Told> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let running = instance.running.clone();
+    let task = instance.runtime.spawn(async move {
+        match running.get() {
+            Some(running) => running.app.health().await,
+            None => Err("the application has not started".into()),
+        }
+    });
+    FfiFuture::new(async move { told(outcome(task, "health").await) })
+}
+
+pub(crate) unsafe extern "C" fn ffi_resume<A: Application>(data: *const ()) {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| instance.resume())) {
+        let text = format!("starting the children panicked: {}", panic_message(payload));
+        log::send(1, "relmgr_app", &text);
+    }
+}
+
+pub(crate) unsafe extern "C" fn ffi_suspend<A: Application>(data: *const ()) -> FfiFuture<()> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    // On the instance's runtime, since its timers need one.
+    let task = instance.runtime.spawn(instance.suspend());
+    FfiFuture::new(async move { drop(task.await) })
+}
+
+pub(crate) unsafe extern "C" fn ffi_stop<A: Application>(data: *const ()) -> FfiFuture<()> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let running = instance.running.clone();
+    let task = instance.runtime.spawn(async move {
+        if let Some(running) = running.get() {
+            running.app.stop().await;
+        }
+    });
+    FfiFuture::new(async move { drop(task.await) })
+}
+
+pub(crate) unsafe extern "C" fn ffi_destroy<A: Application>(data: *const (), patience_ms: u64) {
+    // SAFETY: the host calls this once, last; the box came from `start`.
+    let instance = unsafe { Box::from_raw(data.cast_mut().cast::<Instance<A>>()) };
+    instance.destroy(Duration::from_millis(patience_ms));
+}

@@ -1,0 +1,65 @@
+//! From the host's view of a request to `http::Request`.
+
+use bytes::{Bytes, BytesMut};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use relmgr_abi::body::FfiBody;
+use relmgr_abi::head::RequestHead;
+
+use crate::{Body, RequestInfo};
+
+/// Copies the head in one piece; the values of its fields share it.
+///
+/// # Errors
+/// What is wrong, when the host lets something pass that this side's `http` does not.
+pub(crate) fn read(head: &RequestHead<'_>, body: Option<FfiBody>) -> Result<Request<Body>, http::Error> {
+    let values: usize = head.fields.iter().map(|field| field.value.len()).sum();
+    let mut copy = BytesMut::with_capacity(head.path_and_query.len() + values);
+    copy.extend_from_slice(head.path_and_query.as_bytes());
+    for field in head.fields.iter() {
+        copy.extend_from_slice(&field.value);
+    }
+    let mut rest = copy.freeze();
+    let path = rest.split_to(head.path_and_query.len());
+
+    let mut request = Request::new(Body::new(body));
+    *request.method_mut() = Method::from_bytes(head.method.as_bytes())?;
+    *request.uri_mut() = uri(head, path)?;
+    *request.version_mut() = match head.http_version {
+        10 => Version::HTTP_10,
+        20 => Version::HTTP_2,
+        _ => Version::HTTP_11,
+    };
+    *request.headers_mut() = headers(head, rest)?;
+    request.extensions_mut().insert(RequestInfo {
+        peer: head.connection.peer.into(),
+        local: head.connection.local.into(),
+        tls: head.connection.tls,
+        id: head.request_id,
+    });
+    Ok(request)
+}
+
+fn headers(head: &RequestHead<'_>, mut values: Bytes) -> Result<HeaderMap, http::Error> {
+    let mut fields = HeaderMap::with_capacity(head.fields.len());
+    for field in head.fields.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes())?;
+        fields.append(name, HeaderValue::from_maybe_shared(values.split_to(field.value.len()))?);
+    }
+    Ok(fields)
+}
+
+fn uri(head: &RequestHead<'_>, path: Bytes) -> Result<Uri, http::Error> {
+    let path = (!path.is_empty()).then(|| PathAndQuery::from_maybe_shared(path)).transpose()?;
+    if head.authority.is_empty() {
+        // HTTP/1.1's usual form, without a detour through the parts.
+        return Ok(path.map(Uri::from).unwrap_or_default());
+    }
+    let mut parts = http::uri::Parts::default();
+    parts.authority = Some(Authority::try_from(head.authority.as_bytes())?);
+    if !head.scheme.is_empty() {
+        parts.scheme = Some(Scheme::try_from(head.scheme.as_bytes())?);
+    }
+    parts.path_and_query = path;
+    Ok(Uri::from_parts(parts)?)
+}

@@ -1,0 +1,158 @@
+//! From `http::Response` to what crosses the border.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use pin_project_lite::pin_project;
+use relmgr_abi::body::{BodySource, FfiBody, Frame as FfiFrame, SizeHint};
+use relmgr_abi::buffer::FfiBytes;
+use relmgr_abi::fields;
+use relmgr_abi::future::panic_message;
+use relmgr_abi::head::Response;
+use tokio::runtime::Handle;
+
+use crate::Error;
+
+/// A body of at most so many bytes crosses in one piece with its head when all of it is there: the copy then
+/// costs less than a second crossing. (A page; most JSON answers are below.)
+const INLINE_BYTES: u64 = 4096;
+
+/// What a field's name, value and lengths take together, about: a first guess that saves growing.
+const FIELD_BYTES: usize = 64;
+
+/// A response without a body.
+pub(crate) fn empty(status: u16) -> Response {
+    let none = FfiBytes::from(Bytes::new());
+    Response { status, fields: 0, fields_len: 0, bytes: none, body: None.into() }
+}
+
+/// Takes `response` apart. A small body that is ready is taken along, which is why this polls.
+pub(crate) fn write<B>(response: http::Response<B>, handle: &Handle, cx: &mut Context<'_>) -> Response
+where
+    B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
+{
+    let (head, body) = response.into_parts();
+    let size = body.size_hint();
+    let small = size.exact().filter(|size| *size <= INLINE_BYTES);
+    let mut bytes = Vec::with_capacity(head.headers.len() * FIELD_BYTES + small.unwrap_or(0) as usize);
+    fields::write(&head.headers, &mut bytes);
+    let fields_len = bytes.len() as u32;
+
+    let mut streaming = None;
+    if !body.is_end_stream() {
+        let mut source = Source { body: Box::pin(body), first: None, handle: handle.clone() };
+        match small {
+            Some(size) if source.poll_whole(size, &mut bytes, cx) => {}
+            _ => streaming = Some(FfiBody::new(source)),
+        }
+    }
+    Response {
+        status: head.status.as_u16(),
+        fields: head.headers.len() as u32,
+        fields_len,
+        bytes: Bytes::from(bytes).into(),
+        body: streaming.into(),
+    }
+}
+
+pin_project! {
+    /// A response's body that the host reads.
+    struct Source<B> {
+        // Boxed: the whole source moves into a box of the border after its first poll.
+        body: Pin<Box<B>>,
+        // Polled while the head was made, not yet handed over.
+        first: Option<FfiFrame>,
+        handle: Handle,
+    }
+}
+
+impl<B> Source<B>
+where
+    B: Body<Data = Bytes, Error: Into<Error>> + Send,
+{
+    /// Appends the body to `out` where one poll gives all of its `size` bytes. Otherwise what the poll gave is
+    /// kept for the first frame. (Pending is no loss: the host polls again with a waker of its own.)
+    fn poll_whole(&mut self, size: u64, out: &mut Vec<u8>, cx: &mut Context<'_>) -> bool {
+        match self.body.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+                Some(data) if data.len() as u64 == size => {
+                    out.extend_from_slice(data);
+                    true
+                }
+                _ => {
+                    self.first = Some(write_frame(Some(Ok::<_, Error>(frame))));
+                    false
+                }
+            },
+            Poll::Ready(other) => {
+                self.first = Some(write_frame(other));
+                false
+            }
+            Poll::Pending => false,
+        }
+    }
+}
+
+impl<B> BodySource for Source<B>
+where
+    B: Body<Data = Bytes, Error: Into<Error>> + Send,
+{
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> FfiFrame {
+        let this = self.project();
+        if let Some(first) = this.first.take() {
+            return first;
+        }
+        let _entered = this.handle.enter();
+        match catch_unwind(AssertUnwindSafe(|| this.body.as_mut().poll_frame(cx))) {
+            Ok(Poll::Pending) => FfiFrame::Pending,
+            Ok(Poll::Ready(frame)) => write_frame(frame),
+            Err(payload) => {
+                FfiFrame::Failed(format!("the body's stream panicked: {}", panic_message(payload)).into())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.first.is_some() {
+            // The frame that was taken already counts too, and its size is not known any more.
+            return SizeHint { lower: 0, upper: u64::MAX };
+        }
+        let hint = self.body.size_hint();
+        SizeHint { lower: hint.lower(), upper: hint.upper().unwrap_or(u64::MAX) }
+    }
+}
+
+fn write_frame<E: Into<Error>>(frame: Option<Result<Frame<Bytes>, E>>) -> FfiFrame {
+    match frame {
+        None => FfiFrame::End,
+        Some(Err(error)) => FfiFrame::Failed(describe(error.into().as_ref()).into()),
+        Some(Ok(frame)) => match frame.into_data() {
+            Ok(data) => FfiFrame::Data(data.into()),
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_default();
+                let mut bytes = vec![];
+                fields::write(&trailers, &mut bytes);
+                FfiFrame::Trailers(Bytes::from(bytes).into())
+            }
+        },
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Some errors repeat their source in their own text.
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
