@@ -50,6 +50,12 @@ pub enum Command {
         /// The candidate.
         generation: u64,
     },
+    /// The current generation's release is permanent from now on: the version endpoint says so. Answered by
+    /// [`Answer::Done`].
+    Commit {
+        /// The current one.
+        generation: u64,
+    },
     /// Drain a generation, stop it and unmap its library. Answered by [`Answer::Retired`] when the drain is over
     /// and unmapping was tried.
     Retire {
@@ -93,6 +99,8 @@ pub struct LoadRequest {
     pub sha256: String,
     /// The effective configuration: a JSON object.
     pub settings: serde_json::Value,
+    /// Hash of the effective configuration, for the version endpoint.
+    pub conf_hash: String,
     /// Deadline of the application's start.
     pub start_ms: u64,
     /// The release that served before, for the version endpoint.

@@ -1,0 +1,92 @@
+//! The calls into an application's instance: the only place outside of the loader that crosses the border
+//! unsafely.
+
+#![allow(
+    unsafe_code,
+    reason = "part of the loader: the calls across the border; each block says who upholds what"
+)]
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use relmgr_abi::abi_stable::prefix_type::WithMetadata;
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
+use relmgr_abi::body::FfiBody;
+use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
+use relmgr_abi::head::{RequestHead, Response};
+use relmgr_abi::root::{Host, HostRef, Instance, LogRecord};
+
+/// The application's words for what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fault(pub String);
+
+type InstanceFunction<T> = unsafe extern "C" fn(*const ()) -> FfiFuture<T>;
+
+/// Asks one of the instance's own functions, such as `instance.functions.health()`.
+pub fn ask<T>(instance: &Instance, function: InstanceFunction<T>) -> FfiFuture<T> {
+    // SAFETY: a generation gives up its instance in `destroy` only, which consumes the generation; so it is live.
+    unsafe { function(instance.data) }
+}
+
+/// Answers a request.
+pub fn call(instance: &Instance, head: RequestHead<'_>, body: ROption<FfiBody>) -> FfiFuture<Response> {
+    // SAFETY: as in `ask`.
+    unsafe { instance.functions.call()(instance.data, head, body) }
+}
+
+/// Starts the background children.
+pub fn resume(instance: &Instance) {
+    // SAFETY: as in `ask`.
+    unsafe { instance.functions.resume()(instance.data) }
+}
+
+/// Ends the instance's threads and frees it.
+pub fn destroy(instance: Instance, patience: Duration) {
+    let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+    // SAFETY: the caller had the generation for itself and gives it up: this is the last call.
+    unsafe { instance.functions.destroy()(instance.data, patience_ms) }
+}
+
+/// Waits for what the application says of itself.
+///
+/// # Errors
+/// Its words, or those of its panic.
+pub async fn told(mut future: FfiFuture<RResult<(), RString>>) -> Result<(), Fault> {
+    poll_fn(|cx| match future.poll(cx.waker()) {
+        FfiPoll::Pending => Poll::Pending,
+        FfiPoll::Ready(RResult::ROk(())) => Poll::Ready(Ok(())),
+        // Copies: the words lie in the library.
+        FfiPoll::Ready(RResult::RErr(words)) => Poll::Ready(Err(Fault(words.as_str().to_owned()))),
+        FfiPoll::Panicked(words) => Poll::Ready(Err(Fault(format!("it panicked: {words}")))),
+    })
+    .await
+}
+
+/// Waits for the end of something that cannot fail.
+pub async fn done(mut future: FfiFuture<()>) {
+    poll_fn(|cx| match future.poll(cx.waker()) {
+        FfiPoll::Pending => Poll::Pending,
+        FfiPoll::Ready(()) | FfiPoll::Panicked(_) => Poll::Ready(()),
+    })
+    .await;
+}
+
+static HOST_FIELDS: WithMetadata<Host> = WithMetadata::new(Host { log });
+
+/// The host's functions for applications.
+pub fn host_functions() -> HostRef {
+    HostRef(HOST_FIELDS.static_as_prefix())
+}
+
+extern "C" fn log(record: LogRecord) {
+    let LogRecord { level, target, message, version } = &record;
+    match level {
+        1 => tracing::error!(target: "app", %version, "{target}: {message}"),
+        2 => tracing::warn!(target: "app", %version, "{target}: {message}"),
+        3 => tracing::info!(target: "app", %version, "{target}: {message}"),
+        4 => tracing::debug!(target: "app", %version, "{target}: {message}"),
+        _ => tracing::trace!(target: "app", %version, "{target}: {message}"),
+    }
+}

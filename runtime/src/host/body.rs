@@ -1,0 +1,179 @@
+//! Bodies on their way between hyper and a library.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use relmgr_abi::body::{BodySource, FfiBody, Frame as FfiFrame, SizeHint as FfiSizeHint};
+use relmgr_abi::buffer::FfiBytes;
+use relmgr_abi::fields;
+use tokio::sync::futures::OwnedNotified;
+
+use super::connection::Turn;
+use super::generation::{Generation, HeldWaker, RequestGuard};
+use super::loader::library::Library;
+
+/// A request's body, which the library reads.
+pub struct RequestSource {
+    body: Incoming,
+    /// Bytes that may still come.
+    left: u64,
+    library: Arc<Library>,
+}
+
+impl RequestSource {
+    /// Lets the library read `limit` bytes of `body` at most.
+    pub fn new(body: Incoming, limit: u64, library: Arc<Library>) -> Self {
+        Self { body, left: limit, library }
+    }
+}
+
+impl BodySource for RequestSource {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> FfiFrame {
+        let this = &mut *self;
+        // hyper may keep the waker beyond this body's life, so it has to hold the mapping.
+        let waker = HeldWaker::wrap(cx.waker(), &this.library);
+        let polled = Pin::new(&mut this.body).poll_frame(&mut Context::from_waker(&waker));
+        match polled {
+            Poll::Pending => FfiFrame::Pending,
+            Poll::Ready(None) => FfiFrame::End,
+            Poll::Ready(Some(Err(error))) => FfiFrame::Failed(error.to_string().into()),
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) if data.len() as u64 > this.left => {
+                    FfiFrame::Failed("the body is larger than http.limits.body_bytes".into())
+                }
+                Ok(data) => {
+                    this.left -= data.len() as u64;
+                    FfiFrame::Data(data.into())
+                }
+                Err(frame) => {
+                    let mut bytes = vec![];
+                    fields::write(&frame.into_trailers().unwrap_or_default(), &mut bytes);
+                    FfiFrame::Trailers(Bytes::from(bytes).into())
+                }
+            },
+        }
+    }
+
+    fn size_hint(&self) -> FfiSizeHint {
+        let hint = self.body.size_hint();
+        FfiSizeHint { lower: hint.lower(), upper: hint.upper().unwrap_or(u64::MAX) }
+    }
+}
+
+/// A body that cannot be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The application's stream broke off.
+    #[error("the application's body broke off: {0}")]
+    Application(String),
+    /// The generation's drain deadline passed.
+    #[error("release {0} was retired before the body's end")]
+    Purged(relmgr_model::Version),
+}
+
+pin_project! {
+    /// A response's body, which hyper reads.
+    #[project = ResponseBodyView]
+    pub enum ResponseBody {
+        /// All there is, in one piece.
+        Whole { bytes: Option<Bytes>, guard: Option<RequestGuard>, turn: Turn },
+        /// Read from the library. `body` goes before `guard`.
+        Stream { body: FfiBody, #[pin] purge: Option<OwnedNotified>, id: u64, guard: RequestGuard, turn: Turn },
+    }
+}
+
+/// Bytes of the library, with the mapping that they need; the bytes go first.
+struct HeldBytes {
+    bytes: FfiBytes,
+    _library: Arc<Library>,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.project() {
+            ResponseBodyView::Whole { bytes, .. } => Poll::Ready(
+                bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
+            ),
+            ResponseBodyView::Stream { body, purge, id, guard, .. } => {
+                let generation = guard.generation();
+                match body.poll_frame(cx.waker()) {
+                    FfiFrame::Pending => {
+                        if poll_purge(purge, generation, *id, cx) {
+                            let version = generation.facts.version.clone();
+                            return Poll::Ready(Some(Err(BodyError::Purged(version))));
+                        }
+                        Poll::Pending
+                    }
+                    FfiFrame::Data(bytes) => {
+                        let held = HeldBytes { bytes, _library: generation.library().clone() };
+                        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(held)))))
+                    }
+                    FfiFrame::Trailers(bytes) => {
+                        let read = fields::read(Bytes::copy_from_slice(bytes.as_ref()), 4);
+                        let read = read.map_err(|reason| BodyError::Application(reason.into()));
+                        Poll::Ready(Some(read.map(Frame::trailers)))
+                    }
+                    FfiFrame::End => Poll::Ready(None),
+                    FfiFrame::Failed(words) => {
+                        Poll::Ready(Some(Err(BodyError::Application(words.as_str().to_owned()))))
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole { bytes, .. } => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Stream { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Stream { body, .. } => {
+                let hint = body.size_hint();
+                let mut size = SizeHint::new();
+                size.set_lower(hint.lower);
+                if hint.upper != u64::MAX {
+                    size.set_upper(hint.upper.max(hint.lower));
+                }
+                size
+            }
+        }
+    }
+}
+
+/// Whether `generation`'s requests are broken off; if not, `cx` is woken when they are. `slot` keeps the place in
+/// the queue; only requests that wait come here.
+pub fn poll_purge(
+    mut slot: Pin<&mut Option<OwnedNotified>>,
+    generation: &Generation,
+    request_id: u64,
+    cx: &mut Context<'_>,
+) -> bool {
+    if slot.is_none() {
+        slot.set(Some(generation.purge_notice(request_id).notified_owned()));
+    }
+    // In the queue first, then the flag: a purge in between is seen by one of the two.
+    let notified = slot.as_mut().as_pin_mut().is_some_and(|notified| notified.poll(cx).is_ready());
+    notified || generation.is_purged()
+}

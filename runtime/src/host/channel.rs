@@ -1,0 +1,131 @@
+//! The supervisor's commands: one JSON object a line, each answered under its number.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use relmgr_model::host::{
+    Answer, CHANNEL_FD, Command, Envelope, FIRST_LISTENER_FD, HostError, HostStart, Reply,
+};
+use relmgr_model::settings::Unload;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::Host;
+use super::front::Front;
+use super::loader::{library, sys};
+
+/// Connections that the host has not accepted when the supervisor is gone wait no longer than this for those
+/// that are being served.
+const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
+
+type Commands = Lines<BufReader<OwnedReadHalf>>;
+
+/// Serves until the supervisor says stop, or is gone.
+pub async fn serve() -> anyhow::Result<()> {
+    let channel = sys::inherited(CHANNEL_FD).context("`relmgr host` is started by `relmgr run` only")?;
+    let channel = std::os::unix::net::UnixStream::from(channel);
+    channel.set_nonblocking(true)?;
+    let (reader, writer) = UnixStream::from_std(channel)?.into_split();
+    let mut commands = BufReader::new(reader).lines();
+    let (replies, outbox) = mpsc::unbounded_channel();
+    let writing = tokio::spawn(write_replies(writer, outbox));
+
+    let (id, start) = read_init(&mut commands).await?;
+    let (host, limits) = init(start)?;
+    tokio::spawn({
+        let front = host.front.clone();
+        async move { front.connections.sweep(&limits).await }
+    });
+    let _ = replies.send(Reply { id, result: Ok(Answer::Done) });
+
+    let drain = obey(&host, &mut commands, &replies).await?;
+    host.stop(drain).await;
+    drop((host, replies));
+    // The last replies go out; the supervisor may be gone already.
+    let _ = tokio::time::timeout(ORPHAN_DRAIN, writing).await;
+    Ok(())
+}
+
+/// Carries out commands until one says stop; how long requests may take then.
+async fn obey(
+    host: &Arc<Host>,
+    commands: &mut Commands,
+    replies: &mpsc::UnboundedSender<Reply>,
+) -> anyhow::Result<Duration> {
+    while let Some(line) = commands.next_line().await.context("the supervisor's channel broke")? {
+        let Envelope { id, command } =
+            serde_json::from_str(&line).context("the supervisor's command does not parse")?;
+        if let Command::Stop { drain_ms } = command {
+            let _ = replies.send(Reply { id, result: Ok(Answer::Done) });
+            return Ok(Duration::from_millis(drain_ms));
+        }
+        let (host, replies) = (host.clone(), replies.clone());
+        tokio::spawn(async move {
+            let result = carry_out(&host, command).await;
+            // Nobody listens any more when the supervisor is gone; then the host ends anyway.
+            let _ = replies.send(Reply { id, result });
+        });
+    }
+    tracing::warn!("the supervisor is gone: the host ends");
+    Ok(ORPHAN_DRAIN)
+}
+
+async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostError> {
+    match command {
+        Command::Load(request) => host.load(request).await,
+        Command::Health { generation, probes, deadline_ms } => {
+            host.health(generation, &probes, Duration::from_millis(deadline_ms)).await
+        }
+        Command::Swap { generation } => host.swap(generation).await,
+        Command::Commit { generation } => host.commit(generation),
+        Command::Retire { generation, drain_ms } => {
+            host.retire(generation, Duration::from_millis(drain_ms)).await
+        }
+        Command::Generations => Ok(Answer::Generations { generations: host.generations() }),
+        Command::Init(_) | Command::Stop { .. } => {
+            Err(HostError { message: "the host has been initialised already".into() })
+        }
+    }
+}
+
+async fn read_init(commands: &mut Commands) -> anyhow::Result<(u64, HostStart)> {
+    let line = commands.next_line().await?.context("the supervisor said nothing")?;
+    match serde_json::from_str(&line)? {
+        Envelope { id, command: Command::Init(start) } => Ok((id, start)),
+        other => anyhow::bail!("the supervisor's first command is not init: {other:?}"),
+    }
+}
+
+fn init(start: HostStart) -> anyhow::Result<(Arc<Host>, relmgr_model::settings::Limits)> {
+    library::NEVER_UNLOAD.store(start.unload == Unload::Never, Ordering::Relaxed);
+    let limits = start.limits.clone();
+    let front = Front::new(start.version_path, start.limits);
+    for at in 0..start.listeners {
+        let listener = inherited_listener(FIRST_LISTENER_FD + at as RawFd)?;
+        tokio::spawn(front.clone().accept(listener));
+    }
+    Ok((Host::new(front), limits))
+}
+
+fn inherited_listener(fd: RawFd) -> anyhow::Result<TcpListener> {
+    let socket = sys::inherited(fd).with_context(|| format!("listening socket {fd} was not passed down"))?;
+    let listener = std::net::TcpListener::from(socket);
+    listener.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(listener)?)
+}
+
+async fn write_replies(mut writer: OwnedWriteHalf, mut outbox: mpsc::UnboundedReceiver<Reply>) {
+    while let Some(reply) = outbox.recv().await {
+        // Every reply has a JSON form.
+        let Ok(mut line) = serde_json::to_vec(&reply) else { continue };
+        line.push(b'\n');
+        if writer.write_all(&line).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! One client's connection: what it is doing, how long already, and how it is told to end.
+//!
+//! The times that a client may take are kept by one sweep over all connections, not by a timer for each request:
+//! a request then costs two stores.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use relmgr_model::settings::Limits;
+use slab::Slab;
+use tokio::net::TcpStream;
+
+/// What a connection is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    /// Go on.
+    Serve = 0,
+    /// Finish what has begun, take nothing new.
+    Finish = 1,
+    /// End now.
+    Abort = 2,
+}
+
+/// One client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    clock: Arc<Clock>,
+    /// Requests being answered; several with HTTP/2.
+    busy: AtomicU32,
+    /// Whether part of a request's head has come (HTTP/1.1).
+    reading: AtomicBool,
+    multiplexed: AtomicBool,
+    /// When the last of these changed, in ticks.
+    since: AtomicU32,
+    order: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// Time in ticks of a millisecond, brought forward by the sweep.
+#[derive(Debug, Default)]
+pub struct Clock(AtomicU32);
+
+impl Connection {
+    fn touch(&self) {
+        self.since.store(self.clock.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Says that this connection speaks HTTP/2.
+    pub fn set_multiplexed(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// What the connection is told; its task is woken when that changes.
+    pub fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Serve,
+            1 => Order::Finish,
+            _ => Order::Abort,
+        }
+    }
+
+    /// Has `cx`'s task woken by a new order.
+    pub fn register(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+
+    /// Waits for any order but [`Order::Serve`].
+    pub async fn told(&self) {
+        std::future::poll_fn(|cx| {
+            self.register(cx);
+            if self.order() == Order::Serve { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    fn give(&self, order: Order) {
+        self.order.fetch_max(order as u8, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    /// What the limits say about it now.
+    fn judge(&self, limits: &Limits) -> Order {
+        if self.busy.load(Ordering::Relaxed) > 0 {
+            return Order::Serve;
+        }
+        let now = self.clock.0.load(Ordering::Relaxed);
+        let elapsed = Duration::from_millis(now.wrapping_sub(self.since.load(Ordering::Relaxed)).into());
+        let reading = self.reading.load(Ordering::Relaxed);
+        match reading && !self.multiplexed.load(Ordering::Relaxed) {
+            true if elapsed > limits.header_time => Order::Abort,
+            false if elapsed > limits.idle_time => Order::Finish,
+            _ => Order::Serve,
+        }
+    }
+}
+
+/// A request being answered on a connection, from its head to the end of its response.
+#[derive(Debug)]
+pub struct Turn(Arc<Connection>);
+
+impl Turn {
+    /// Begins one.
+    pub fn begin(connection: &Arc<Connection>) -> Self {
+        connection.busy.fetch_add(1, Ordering::Relaxed);
+        connection.reading.store(false, Ordering::Relaxed);
+        Self(connection.clone())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.touch();
+    }
+}
+
+/// All connections of the host.
+#[derive(Debug, Default)]
+pub struct Connections {
+    clock: Arc<Clock>,
+    // Locked when a connection opens or closes and by the sweep, never for a request.
+    open: Mutex<Slab<Arc<Connection>>>,
+}
+
+impl Connections {
+    /// A connection that has just been accepted, and its place.
+    pub fn open(&self) -> (Arc<Connection>, usize) {
+        let connection = Arc::new(Connection {
+            clock: self.clock.clone(),
+            busy: AtomicU32::new(0),
+            // Until it has sent a request, a client is held to the time for one.
+            reading: AtomicBool::new(true),
+            multiplexed: AtomicBool::new(false),
+            since: AtomicU32::new(self.clock.0.load(Ordering::Relaxed)),
+            order: AtomicU8::new(0),
+            waker: AtomicWaker::new(),
+        });
+        let place = super::lock(&self.open).insert(connection.clone());
+        (connection, place)
+    }
+
+    /// The end of the connection at `place`.
+    pub fn closed(&self, place: usize) {
+        super::lock(&self.open).remove(place);
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        super::lock(&self.open).len()
+    }
+
+    /// Tells every connection `order`.
+    pub fn give_all(&self, order: Order) {
+        for (_, connection) in super::lock(&self.open).iter() {
+            connection.give(order);
+        }
+    }
+
+    /// Holds the connections to their limits, for ever.
+    pub async fn sweep(&self, limits: &Limits) {
+        let shortest = limits.header_time.min(limits.idle_time);
+        let pause = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let start = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(pause).await;
+            // Wraps after 49 days, which only differences are taken of.
+            self.clock.0.store(start.elapsed().as_millis() as u32, Ordering::Relaxed);
+            for (_, connection) in super::lock(&self.open).iter() {
+                match connection.judge(limits) {
+                    Order::Serve => {}
+                    order => connection.give(order),
+                }
+            }
+        }
+    }
+}
+
+/// A connection's socket, which notes when a request begins to arrive.
+pub struct Socket {
+    stream: TokioIo<TcpStream>,
+    connection: Arc<Connection>,
+}
+
+impl Socket {
+    /// `stream` belongs to `connection`.
+    pub fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+        Self { stream: TokioIo::new(stream), connection }
+    }
+}
+
+impl Read for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_ready() {
+            let connection = &self.connection;
+            if connection.busy.load(Ordering::Relaxed) == 0 && !connection.reading.load(Ordering::Relaxed) {
+                connection.reading.store(true, Ordering::Relaxed);
+                connection.touch();
+            }
+        }
+        polled
+    }
+}
+
+impl Write for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}

@@ -1,0 +1,192 @@
+//! The HTTP front: accepts, tells HTTP/1.1 from HTTP/2, and serves each connection until it ends.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use hyper_util::rt::TokioExecutor;
+use relmgr_abi::head::ConnectionFacts;
+use relmgr_model::settings::Limits;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use super::connection::{Connection, Connections, Order, Socket};
+use super::generation::Generation;
+use super::service::Service;
+
+/// How a client that knows that the server speaks HTTP/2 begins (RFC 9113, 3.4); no HTTP/1 method is `PRI`.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Streams of one HTTP/2 connection at once: what nginx and Apache allow is 100 to 128.
+const STREAMS: u32 = 128;
+
+/// After an accept that failed for want of descriptors or memory: long enough not to spin, short beside what a
+/// client waits.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The HTTP front.
+pub struct Front {
+    /// What answers requests.
+    pub current: ArcSwapOption<Generation>,
+    /// The path that the host answers itself.
+    pub version_path: String,
+    /// What a client may take up.
+    pub limits: Limits,
+    /// The connections.
+    pub connections: Connections,
+    permits: Arc<Semaphore>,
+    accepted: AtomicU64,
+    stopping: watch::Sender<bool>,
+}
+
+impl Front {
+    /// A front without a generation: it answers 503.
+    pub fn new(version_path: String, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            current: ArcSwapOption::empty(),
+            version_path,
+            permits: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            limits,
+            connections: Connections::default(),
+            accepted: AtomicU64::new(0),
+            stopping: watch::Sender::new(false),
+        })
+    }
+
+    /// Accepts from `listener` until [`Front::stop_accepting`].
+    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let mut stopping = self.stopping.subscribe();
+        loop {
+            let next = async {
+                // A permit first: beyond the limit, clients wait in the backlog.
+                let permit = self.permits.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+                next = next => next,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let facts = facts(&stream, peer);
+                    let front = self.clone();
+                    tokio::spawn(async move {
+                        front.serve(stream, facts).await;
+                        drop(permit);
+                    });
+                }
+                // The client was gone before it was accepted.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Ends [`Front::accept`]; who connects from now on waits in the backlog.
+    pub fn stop_accepting(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, facts: ConnectionFacts) {
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        let (connection, place) = self.connections.open();
+        let served = self.clone().speak(stream, facts, &connection, number);
+        if let Err(error) = served.await {
+            // Mostly clients that went away.
+            tracing::debug!(%error, "a connection ended early");
+        }
+        self.connections.closed(place);
+    }
+
+    async fn speak(
+        self: Arc<Self>,
+        stream: TcpStream,
+        facts: ConnectionFacts,
+        connection: &Arc<Connection>,
+        number: u64,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        stream.set_nodelay(true)?;
+        let http2 = tokio::select! {
+            http2 = speaks_http2(&stream) => http2?,
+            () = connection.told() => return Ok(()),
+        };
+        let header_bytes = self.limits.header_bytes;
+        let service = Service::new(self, connection.clone(), facts, number);
+        let socket = Socket::new(stream, connection.clone());
+        if http2 {
+            connection.set_multiplexed();
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder.max_concurrent_streams(STREAMS).max_header_list_size(header_bytes as u32);
+            serve_until_told(connection, builder.serve_connection(socket, service), |served| {
+                served.graceful_shutdown();
+            })
+            .await?;
+        } else {
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.max_buf_size(header_bytes).pipeline_flush(true);
+            serve_until_told(connection, builder.serve_connection(socket, service), |served| {
+                served.graceful_shutdown();
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+fn facts(stream: &TcpStream, peer: std::net::SocketAddr) -> ConnectionFacts {
+    let local = stream.local_addr().unwrap_or(peer);
+    ConnectionFacts { peer: peer.into(), local: local.into(), tls: false }
+}
+
+/// Looks at the first bytes without taking them.
+async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut start = [0; HTTP2_PREFACE.len()];
+    loop {
+        let len = stream.peek(&mut start).await?;
+        if len == 0 || start[..len] != HTTP2_PREFACE[..len] {
+            return Ok(false);
+        }
+        if len == start.len() {
+            return Ok(true);
+        }
+        // The start of a preface. `peek` would find the same bytes again at once.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Runs hyper's connection; `finish` makes it finish what has begun.
+async fn serve_until_told<C>(
+    connection: &Connection,
+    served: C,
+    mut finish: impl FnMut(Pin<&mut C>),
+) -> Result<(), hyper::Error>
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let mut served = pin!(served);
+    let (mut registered, mut finishing) = (false, false);
+    let run = poll_fn(|cx| {
+        if !std::mem::replace(&mut registered, true) {
+            connection.register(cx);
+        }
+        match connection.order() {
+            Order::Serve => {}
+            Order::Finish if finishing => {}
+            Order::Finish => {
+                finishing = true;
+                finish(served.as_mut());
+            }
+            Order::Abort => return Poll::Ready(Ok(())),
+        }
+        served.as_mut().poll(cx)
+    });
+    run.await
+}

@@ -1,0 +1,381 @@
+//! One loaded and started instance of a release.
+//!
+//! Two counts keep it in being, and the end of each is a type's proof, not a guess:
+//!
+//! * A request holds the [`Generation`] until its response's body has been dropped. Who can unwrap its `Arc` may
+//!   end the application's instance.
+//! * Whatever else came from the library (bytes that hyper has yet to write, a waker that hyper keeps) holds the
+//!   mapped [`Library`]. Who can unwrap that `Arc` may unmap it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use relmgr_abi::abi_stable::std_types::{ROption, RResult};
+use relmgr_abi::body::FfiBody;
+use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
+use relmgr_abi::head::{RequestHead, Response};
+use relmgr_abi::root::{Instance, StartArgs};
+use relmgr_model::Version;
+use relmgr_model::control::{GenerationState, GenerationStatus};
+use relmgr_model::host::LoadRequest;
+use tokio::sync::Notify;
+
+use super::app::{self, Fault};
+use super::loader::library::{Library, LoadError};
+
+/// So many notifications share the requests of a generation, so that they do not share one lock.
+const PURGES: usize = 16;
+
+/// A generation whose library is mapped.
+pub struct Generation {
+    instance: Instance,
+    library: Arc<Library>,
+    /// What is said of it to people.
+    pub facts: Arc<Facts>,
+    purged: AtomicBool,
+    purges: [Arc<Notify>; PURGES],
+}
+
+/// What is said of a generation, also when it is gone.
+pub struct Facts {
+    /// Its number within this host, from 1.
+    pub id: u64,
+    /// Its release.
+    pub version: Version,
+    /// SHA-256 of its library, hexadecimal.
+    pub sha256: String,
+    /// The library's build id, hexadecimal; empty: it has none.
+    pub build_id: String,
+    /// Hash of the configuration that it was started with.
+    pub conf_hash: String,
+    /// The release that served before it.
+    pub prev: Option<Version>,
+    /// Requests that it began to answer.
+    pub begun: Counter,
+    /// Requests that it answered to the end.
+    pub ended: Counter,
+    /// Handlers that panicked.
+    pub panics: AtomicU64,
+    permanent: AtomicBool,
+    state: AtomicU8,
+    since: std::sync::Mutex<DateTime<Utc>>,
+    reasons: std::sync::Mutex<Vec<String>>,
+    threads: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// A counter on a cache line of its own: both are written with every request.
+#[repr(align(128))]
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often it was counted up.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+const STATES: [GenerationState; 5] = [
+    GenerationState::Candidate,
+    GenerationState::Current,
+    GenerationState::Draining,
+    GenerationState::Retiring,
+    GenerationState::Pinned,
+];
+
+impl Facts {
+    /// What it is doing.
+    pub fn state(&self) -> GenerationState {
+        STATES[usize::from(self.state.load(Ordering::Acquire)) % STATES.len()]
+    }
+
+    /// Says what it is doing from now on.
+    pub fn set_state(&self, state: GenerationState) {
+        let at = STATES.iter().position(|known| *known == state).unwrap_or(0);
+        self.state.store(at as u8, Ordering::Release);
+        *super::lock(&self.since) = Utc::now();
+    }
+
+    /// Says why it cannot be unmapped.
+    pub fn set_reasons(&self, reasons: Vec<String>) {
+        *super::lock(&self.reasons) = reasons;
+    }
+
+    /// Says that the node boots its release from now on.
+    pub fn set_permanent(&self) {
+        self.permanent.store(true, Ordering::Release);
+    }
+
+    /// Whether the node boots its release.
+    pub fn is_permanent(&self) -> bool {
+        self.permanent.load(Ordering::Acquire)
+    }
+
+    /// Since when it has been doing what it is doing.
+    pub fn since(&self) -> DateTime<Utc> {
+        *super::lock(&self.since)
+    }
+
+    /// Requests that it is answering.
+    pub fn in_flight(&self) -> u64 {
+        // The end first: a request that begins and ends in between makes it too many for a moment, never too few.
+        let ended = self.ended.get();
+        self.begun.get().saturating_sub(ended)
+    }
+
+    /// What `status` says of it.
+    pub fn status(&self) -> GenerationStatus {
+        GenerationStatus {
+            id: self.id,
+            version: self.version.clone(),
+            state: self.state(),
+            in_flight: self.in_flight(),
+            requests: self.ended.get(),
+            panics: self.panics.load(Ordering::Relaxed),
+            threads: (self.threads)(),
+            reasons: super::lock(&self.reasons).clone(),
+        }
+    }
+}
+
+/// A generation's application is up to no good, or none at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The library does not load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The application's start failed.
+    #[error("its start failed: {0}")]
+    Start(String),
+    /// It took too long.
+    #[error("its start took longer than {} (upgrade.start)", humantime::format_duration(*.0))]
+    Deadline(Duration),
+    /// It called `exit`.
+    #[error("it called exit({0}) during its start")]
+    Exit(i32),
+}
+
+impl Generation {
+    /// Opens the library and begins the application's start. Runs the library's code on the calling thread,
+    /// which should end soon.
+    ///
+    /// # Errors
+    /// [`LoadError`], and [`StartError::Start`] where no instance can be made.
+    pub fn begin(id: u64, request: &LoadRequest) -> Result<Self, (StartError, Option<Library>)> {
+        let library = Library::open(&request.library).map_err(|error| (error.into(), None))?;
+        let root = match library.root() {
+            Ok(root) => root,
+            Err(error) => return Err((error.into(), Some(library))),
+        };
+        let settings = request.settings.to_string();
+        let args = StartArgs {
+            version: request.version.to_string().into(),
+            directory: request.directory.to_string_lossy().as_ref().into(),
+            settings: settings.as_bytes().into(),
+            host: app::host_functions(),
+        };
+        let instance = match root.start()(args) {
+            RResult::ROk(instance) => instance,
+            // A copy, since the words lie in the library.
+            RResult::RErr(words) => {
+                let words = words.as_str().to_owned();
+                return Err((StartError::Start(words), Some(library)));
+            }
+        };
+        let record = library.record().clone();
+        let facts = Facts {
+            id,
+            version: request.version.clone(),
+            sha256: request.sha256.clone(),
+            build_id: super::elf::build_id(&request.library).unwrap_or_default(),
+            conf_hash: request.conf_hash.clone(),
+            prev: request.prev.clone(),
+            begun: Counter::default(),
+            ended: Counter::default(),
+            panics: AtomicU64::new(0),
+            permanent: AtomicBool::new(false),
+            state: AtomicU8::new(0),
+            since: std::sync::Mutex::new(Utc::now()),
+            reasons: std::sync::Mutex::new(Vec::new()),
+            threads: Box::new(move || record.threads.load(Ordering::Acquire) as u64),
+        };
+        let purges = std::array::from_fn(|_| Arc::new(Notify::new()));
+        Ok(Self {
+            instance,
+            library: Arc::new(library),
+            facts: Arc::new(facts),
+            purged: AtomicBool::new(false),
+            purges,
+        })
+    }
+
+    /// Waits for the application's start, which [`Generation::begin`] began.
+    ///
+    /// # Errors
+    /// Its own error, its panic, [`StartError::Deadline`], [`StartError::Exit`].
+    pub async fn started(&self, deadline: Duration) -> Result<(), StartError> {
+        let record = self.library.record();
+        let exited = async {
+            // Polled, since the thread that called `exit` cannot tell.
+            let mut tick = tokio::time::interval(Duration::from_millis(5));
+            loop {
+                tick.tick().await;
+                if let Some(code) = record.exit_code() {
+                    return code;
+                }
+            }
+        };
+        tokio::select! {
+            result = app::told(app::ask(&self.instance, self.instance.functions.started())) => result.map_err(|fault| StartError::Start(fault.0)),
+            code = exited => Err(StartError::Exit(code)),
+            () = tokio::time::sleep(deadline) => Err(StartError::Deadline(deadline)),
+        }
+    }
+
+    /// The application's own health.
+    ///
+    /// # Errors
+    /// Its words.
+    pub async fn health(&self) -> Result<(), Fault> {
+        app::told(app::ask(&self.instance, self.instance.functions.health())).await
+    }
+
+    /// Answers a request.
+    pub fn call(&self, head: RequestHead<'_>, body: ROption<FfiBody>) -> FfiFuture<Response> {
+        app::call(&self.instance, head, body)
+    }
+
+    /// Starts the background children.
+    pub fn resume(&self) {
+        app::resume(&self.instance);
+        self.library.record().holds_exit.store(false, Ordering::Release);
+    }
+
+    /// Stops the background children and waits for their ends.
+    pub async fn suspend(&self) {
+        self.library.record().holds_exit.store(true, Ordering::Release);
+        app::done(app::ask(&self.instance, self.instance.functions.suspend())).await;
+    }
+
+    /// The application's own stop.
+    pub async fn stop(&self) {
+        app::done(app::ask(&self.instance, self.instance.functions.stop())).await;
+    }
+
+    /// Breaks off every request that waits for something.
+    pub fn purge(&self) {
+        self.purged.store(true, Ordering::SeqCst);
+        for purge in &self.purges {
+            purge.notify_waiters();
+        }
+    }
+
+    /// Whether requests are broken off.
+    pub fn is_purged(&self) -> bool {
+        self.purged.load(Ordering::SeqCst)
+    }
+
+    /// Notified when requests are broken off.
+    pub fn purge_notice(&self, request_id: u64) -> Arc<Notify> {
+        self.purges[request_id as usize % PURGES].clone()
+    }
+
+    /// The mapping that values of the library need.
+    pub fn library(&self) -> &Arc<Library> {
+        &self.library
+    }
+
+    /// Ends the application's threads and frees the instance; what is left is to be unmapped. To be called from
+    /// a thread that may block and that ends soon.
+    pub fn destroy(self, patience: Duration) -> Arc<Library> {
+        app::destroy(self.instance, patience);
+        self.library
+    }
+}
+
+/// Holds a generation for one request, and counts it.
+pub struct RequestGuard {
+    generation: Arc<Generation>,
+}
+
+impl RequestGuard {
+    /// Counts a request in.
+    pub fn new(generation: Arc<Generation>) -> Self {
+        generation.facts.begun.add();
+        Self { generation }
+    }
+
+    /// What answers the request.
+    pub fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.generation.facts.ended.add();
+    }
+}
+
+/// A future of the library with the generation that it needs; the future goes first.
+pub struct Held<T> {
+    future: FfiFuture<T>,
+    guard: RequestGuard,
+}
+
+impl<T> Held<T> {
+    /// `future` came from the generation of `guard`.
+    pub fn new(future: FfiFuture<T>, guard: RequestGuard) -> Self {
+        Self { future, guard }
+    }
+
+    /// Polls the library's future; a panic is counted.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, String>> {
+        match self.future.poll(cx.waker()) {
+            FfiPoll::Pending => Poll::Pending,
+            FfiPoll::Ready(value) => Poll::Ready(Ok(value)),
+            FfiPoll::Panicked(words) => {
+                self.guard.generation.facts.panics.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(Err(words.as_str().to_owned()))
+            }
+        }
+    }
+
+    /// What it holds.
+    pub fn guard(&self) -> &RequestGuard {
+        &self.guard
+    }
+
+    /// Gives the future up and keeps the generation.
+    pub fn into_guard(self) -> RequestGuard {
+        let Self { future, guard } = self;
+        drop(future);
+        guard
+    }
+}
+
+/// A waker that came from the library, with the mapping that it needs; the waker goes first.
+pub struct HeldWaker {
+    waker: std::task::Waker,
+    _library: Arc<Library>,
+}
+
+impl HeldWaker {
+    /// A waker of the host's that wakes the library's `waker` and holds `library`.
+    pub fn wrap(waker: &std::task::Waker, library: &Arc<Library>) -> std::task::Waker {
+        Arc::new(Self { waker: waker.clone(), _library: library.clone() }).into()
+    }
+}
+
+impl std::task::Wake for HeldWaker {
+    fn wake(self: Arc<Self>) {
+        self.waker.wake_by_ref();
+    }
+}

@@ -1,0 +1,209 @@
+//! The host: the process that loads libraries and serves traffic.
+//!
+//! ```text
+//! channel    commands of the supervisor
+//!   └─ Host  generations: load, health, swap, retire
+//! front      accepts, connections and their limits
+//!   └─ service   one atomic load, one call into the current generation
+//!        └─ generation, body   what holds what
+//! loader     the room for unsafe: open, take over, unmap
+//! ```
+
+pub mod app;
+pub mod body;
+pub mod channel;
+pub mod connection;
+pub mod elf;
+pub mod front;
+pub mod generation;
+pub mod loader;
+pub mod preflight;
+pub mod probe;
+pub mod retire;
+pub mod service;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use relmgr_model::control::{GenerationState, GenerationStatus};
+use relmgr_model::host::{Answer, HostError, LoadRequest};
+use relmgr_model::manifest::Probe;
+
+use front::Front;
+use generation::{Facts, Generation, StartError};
+use loader::threads;
+use retire::{Retired, on_thread, retire};
+
+/// Locks without minding a panic under the lock: every value behind one is whole at every point.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The host's generations.
+pub struct Host {
+    front: Arc<Front>,
+    next: AtomicU64,
+    /// Generations that may become current, and the one that is.
+    live: Mutex<BTreeMap<u64, Arc<Generation>>>,
+    /// Everything that is in memory, for `status`.
+    known: Mutex<BTreeMap<u64, Arc<Facts>>>,
+}
+
+impl Host {
+    fn new(front: Arc<Front>) -> Arc<Self> {
+        let (live, known) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { front, next: AtomicU64::new(1), live, known })
+    }
+
+    /// Loads a library and starts the application in it.
+    async fn load(self: &Arc<Self>, request: LoadRequest) -> Result<Answer, HostError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let deadline = Duration::from_millis(request.start_ms);
+        let version = request.version.clone();
+        let generation = match on_thread(move || Generation::begin(id, &request)).await {
+            Ok(generation) => Arc::new(generation),
+            Err((error, library)) => {
+                if let Some(library) = library {
+                    retire::discard(library, &version).await;
+                }
+                return Err(fault(&error));
+            }
+        };
+        lock(&self.known).insert(id, generation.facts.clone());
+        lock(&self.live).insert(id, generation.clone());
+        match generation.started(deadline).await {
+            Ok(()) => Ok(Answer::Loaded { generation: id }),
+            Err(error) => {
+                drop(generation);
+                self.retire(id, Duration::ZERO).await?;
+                Err(fault(&error))
+            }
+        }
+    }
+
+    async fn health(&self, id: u64, probes: &[Probe], deadline: Duration) -> Result<Answer, HostError> {
+        let generation = self.live(id)?;
+        let examine = async {
+            generation.health().await.map_err(|fault| format!("its health says: {fault}"))?;
+            for probe in probes {
+                probe::ask(&generation, probe).await?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(deadline, examine).await {
+            Ok(Ok(())) => Ok(Answer::Done),
+            Ok(Err(words)) => Err(HostError { message: words }),
+            Err(_) => {
+                let limit = humantime::format_duration(deadline);
+                Err(HostError { message: format!("it was not healthy within {limit} (upgrade.health)") })
+            }
+        }
+    }
+
+    /// Makes a candidate current: the old one's children end, one atomic store, the new one's children start.
+    async fn swap(&self, id: u64) -> Result<Answer, HostError> {
+        let generation = self.live(id)?;
+        let previous = self.front.current.load_full();
+        if let Some(previous) = &previous {
+            previous.suspend().await;
+        }
+        generation.facts.set_state(GenerationState::Current);
+        self.front.current.store(Some(generation.clone()));
+        generation.resume();
+        if let Some(previous) = &previous {
+            previous.facts.set_state(GenerationState::Draining);
+        }
+        Ok(Answer::Swapped { previous: previous.map(|previous| previous.facts.id) })
+    }
+
+    fn commit(&self, id: u64) -> Result<Answer, HostError> {
+        self.live(id)?.facts.set_permanent();
+        Ok(Answer::Done)
+    }
+
+    async fn retire(self: &Arc<Self>, id: u64, drain: Duration) -> Result<Answer, HostError> {
+        let is_current = self.front.current.load().as_ref().is_some_and(|current| current.facts.id == id);
+        if is_current {
+            return Err(HostError { message: format!("generation {id} is current and cannot be retired") });
+        }
+        let generation = self.live(id)?;
+        lock(&self.live).remove(&id);
+        let host = self.clone();
+        let gone = move || drop(lock(&host.known).remove(&id));
+        let Retired { cut, pinned } = retire(generation, drain, gone).await;
+        Ok(Answer::Retired { cut, pinned })
+    }
+
+    fn generations(&self) -> Vec<GenerationStatus> {
+        lock(&self.known).values().map(|facts| facts.status()).collect()
+    }
+
+    fn live(&self, id: u64) -> Result<Arc<Generation>, HostError> {
+        let found = lock(&self.live).get(&id).cloned();
+        found.ok_or_else(|| HostError { message: format!("there is no generation {id} that could serve") })
+    }
+
+    /// Stops accepting, lets requests finish, stops the application.
+    async fn stop(self: &Arc<Self>, drain: Duration) {
+        self.front.stop_accepting();
+        self.front.connections.give_all(connection::Order::Finish);
+        let closed = || self.front.connections.count() == 0;
+        if !retire::until(drain, closed).await {
+            tracing::warn!(
+                open = self.front.connections.count(),
+                "connections are cut at the drain deadline"
+            );
+            self.front.connections.give_all(connection::Order::Abort);
+        }
+        let current = self.front.current.swap(None);
+        if let Some(current) = current {
+            current.suspend().await;
+            let id = current.facts.id;
+            drop(current);
+            if let Err(error) = self.retire(id, Duration::ZERO).await {
+                tracing::warn!(%error, "the application was not stopped");
+            }
+        }
+    }
+}
+
+fn fault(error: &StartError) -> HostError {
+    HostError { message: error.to_string() }
+}
+
+/// `relmgr host`: serves until the supervisor says stop or is gone.
+pub fn run() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("host")
+        .enable_all()
+        // The host's workers pass quiescent states where they begin and end their sleep.
+        .on_thread_start(threads::enlist_worker)
+        .on_thread_park(threads::quiescent)
+        .on_thread_unpark(threads::quiescent)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime for the host");
+            return ExitCode::FAILURE;
+        }
+    };
+    // On a worker: the main thread has no quiescent states, so it never runs a library's code.
+    let served = runtime.block_on(runtime.spawn(channel::serve()));
+    let code = match served {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            tracing::error!(%error, "the host panicked");
+            ExitCode::FAILURE
+        }
+    };
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    code
+}

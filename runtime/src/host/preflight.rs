@@ -1,0 +1,123 @@
+//! `relmgr preflight`: the trial of a release in a process that is thrown away.
+//!
+//! 1. Read the file as ELF: what it is not is said in words that the dynamic linker does not have.
+//! 2. Open it: static initialisers run, missing libraries and symbols show.
+//! 3. Compare the fixed header and the fingerprint, as the host will.
+//! 4. abi_stable's layout check, field by field. It keeps references into the library for ever, which is one
+//!    reason for a process of its own.
+//! 5. Decode the settings and run the application's own `check`.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use object::{Architecture, Object, ObjectKind};
+use relmgr_abi::entry::{ENTRY_SYMBOL, LAYOUT_SYMBOL};
+use relmgr_abi::root::{AppRootRef, StartArgs};
+use relmgr_model::manifest::AbiVersion;
+
+use super::app;
+use super::loader::library::Library;
+
+/// What a release that passed says of itself: one line on stdout.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Passed {
+    /// Path of the application's type.
+    pub name: String,
+    /// The contract of the library.
+    pub abi: AbiVersion,
+}
+
+/// The largest settings that are read from stdin: app.conf's own limit is 4 MiB.
+const SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Tries the library at `path` with the settings (a JSON object) on stdin. 0 and a [`Passed`] on stdout, or 1
+/// and the reason on stderr.
+pub fn run(path: PathBuf) -> ExitCode {
+    let tried = examine(&path).and_then(|passed| {
+        let line = serde_json::to_string(&passed)?;
+        writeln!(std::io::stdout(), "{line}").context("stdout is closed")
+    });
+    match tried {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The supervisor takes the last line as the reason.
+            let _ = writeln!(std::io::stderr(), "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn examine(path: &Path) -> anyhow::Result<Passed> {
+    let mut settings = Vec::new();
+    std::io::stdin().take(SETTINGS_BYTES).read_to_end(&mut settings).context("the settings on stdin")?;
+    read_elf(path)?;
+    let library = Library::open(path)?;
+    let root = library.root()?;
+    check_layout(&library)?;
+    let described = root.describe()();
+    let directory = path.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let args = StartArgs {
+        version: directory.file_name().unwrap_or_default().to_string_lossy().as_ref().into(),
+        directory: directory.to_string_lossy().as_ref().into(),
+        settings: settings.as_slice().into(),
+        host: app::host_functions(),
+    };
+    let check = app::told(root.check()(args));
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(check)
+        .map_err(|fault| anyhow::anyhow!("the application's check failed: {fault}"))?;
+    let abi = AbiVersion { major: relmgr_abi::ABI_MAJOR, minor: relmgr_abi::ABI_MINOR };
+    Ok(Passed { name: described.name.into(), abi })
+}
+
+fn read_elf(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let file = std::fs::File::open(path).with_context(|| format!("{shown} cannot be opened"))?;
+    let cache = object::ReadCache::new(file);
+    let object = object::File::parse(&cache)
+        .with_context(|| format!("{shown} is no ELF file: build the release with `cargo relmgr release`"))?;
+    if object.architecture() != Architecture::X86_64 || !object.is_64() {
+        bail!(
+            "{shown} was built for {:?}, this machine is X86_64: build it for this target",
+            object.architecture()
+        );
+    }
+    if object.kind() != ObjectKind::Dynamic {
+        bail!("{shown} is no dynamic library: its crate needs crate-type = [\"cdylib\"]");
+    }
+    let exported =
+        |name: &str| object.dynamic_symbols().any(|symbol| object::ObjectSymbol::name(&symbol) == Ok(name));
+    for symbol in [ENTRY_SYMBOL, LAYOUT_SYMBOL] {
+        if !exported(symbol) {
+            bail!(
+                "{shown} is no relmgr application: it has no symbol {symbol} \
+                 (add `relmgr_app::export!(YourApplication);`)"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code, reason = "reads abi_stable's header; the block says who upholds what")]
+fn check_layout(library: &Library) -> anyhow::Result<()> {
+    use relmgr_abi::abi_stable::library::{AbiHeader, LibHeader};
+
+    let symbol = library.symbol(LAYOUT_SYMBOL).context("the layout's symbol is missing")?;
+    // SAFETY: the export macro puts a `LibHeader` there, whose first field is an `AbiHeader`; the fixed header
+    // beside it was checked before, and the library is never unmapped in this process.
+    let header = unsafe { &*symbol.cast::<AbiHeader>() };
+    if !header.is_valid() {
+        bail!(
+            "the library was built with another abi_stable than this relmgr: rebuild it with a current relmgr-app"
+        );
+    }
+    // SAFETY: as above; the abi_stable header that was just compared says that the types are the same.
+    let header = unsafe { &*symbol.cast::<LibHeader>() };
+    header.ensure_layout::<AppRootRef>().map_err(|error| {
+        anyhow::anyhow!("the library's contract types differ from this relmgr's: rebuild it with a current relmgr-app\n{error}")
+    })
+}

@@ -1,0 +1,203 @@
+//! The end of a generation: drain, stop, end its threads, unmap.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use relmgr_model::control::GenerationState;
+use tokio::sync::oneshot;
+
+use super::generation::{Facts, Generation};
+use super::loader::library::Library;
+use super::loader::threads;
+
+/// A request that was broken off may take so long to notice: it is woken, so more means that it is blocked.
+const PURGE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The application's own stop may take so long.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Blocking threads of the application's runtime may take so long to end.
+const THREADS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Values, threads and destructors may take so long to go before the library is called pinned. Under load it is
+/// a matter of milliseconds.
+const UNMAP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A pinned library is tried again this often.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often a count is looked at while it should go to nothing. tokio's timers have this granularity.
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// How far the end of a generation has come.
+enum Stage {
+    /// Requests may still be in flight.
+    Serving(Arc<Generation>),
+    /// The instance is gone, values of the library may be left.
+    Ended(Arc<Library>),
+    /// Nothing of it is in use.
+    Unused(Library),
+    /// Unmapped, or closed for good though glibc keeps it.
+    Over,
+}
+
+/// What came of a retirement.
+#[derive(Debug, Default)]
+pub struct Retired {
+    /// Requests that were broken off at the deadline.
+    pub cut: u64,
+    /// Why the library is still mapped; empty: it is gone.
+    pub pinned: Vec<String>,
+}
+
+/// Retires `generation`, which is not current. When its library cannot be unmapped, that is tried again in the
+/// background for as long as the host lives, and `gone` is called when it succeeds.
+pub async fn retire(
+    generation: Arc<Generation>,
+    drain: Duration,
+    gone: impl FnOnce() + Send + 'static,
+) -> Retired {
+    let facts = generation.facts.clone();
+    facts.set_state(GenerationState::Draining);
+    let cut = drain_requests(&generation, drain).await;
+    let (stage, pinned) = advance(Stage::Serving(generation), &facts).await;
+    if pinned.is_empty() {
+        gone();
+        return Retired { cut, pinned };
+    }
+    facts.set_reasons(pinned.clone());
+    facts.set_state(GenerationState::Pinned);
+    tracing::warn!(version = %facts.version, "release cannot be unmapped: {}", pinned.join("; "));
+    tokio::spawn(keep_trying(stage, facts, gone));
+    Retired { cut, pinned }
+}
+
+async fn keep_trying(mut stage: Stage, facts: Arc<Facts>, gone: impl FnOnce()) {
+    while !matches!(stage, Stage::Over) {
+        tokio::time::sleep(RETRY).await;
+        let (next, reasons) = advance(stage, &facts).await;
+        stage = next;
+        if reasons.is_empty() {
+            tracing::info!(version = %facts.version, "release is unmapped at last");
+            return gone();
+        }
+        facts.set_reasons(reasons);
+    }
+}
+
+/// Waits until no request is in flight, at most `drain`; then breaks off those that are left. Returns how many.
+async fn drain_requests(generation: &Generation, drain: Duration) -> u64 {
+    let facts = &generation.facts;
+    if until(drain, || facts.in_flight() == 0).await {
+        return 0;
+    }
+    let cut = facts.in_flight();
+    generation.purge();
+    until(PURGE_PATIENCE, || facts.in_flight() == 0).await;
+    cut
+}
+
+/// Goes as far as it can. An empty list of reasons means that the library is gone.
+async fn advance(mut stage: Stage, facts: &Facts) -> (Stage, Vec<String>) {
+    loop {
+        stage = match stage {
+            Stage::Serving(generation) => {
+                let in_flight = facts.in_flight();
+                if in_flight > 0 {
+                    let reason =
+                        format!("{in_flight} requests on it cannot be broken off: their handlers block");
+                    return (Stage::Serving(generation), vec![reason]);
+                }
+                facts.set_state(GenerationState::Retiring);
+                match end_instance(generation).await {
+                    Ok(library) => Stage::Ended(library),
+                    Err(generation) => {
+                        let reason = "the host still uses it".to_owned();
+                        return (Stage::Serving(generation), vec![reason]);
+                    }
+                }
+            }
+            Stage::Ended(library) => match unwrap(library).await {
+                Ok(library) => Stage::Unused(library),
+                Err(library) => {
+                    let values = Arc::strong_count(&library) - 1;
+                    let reason = format!("{values} of its values are still in the host's hands");
+                    return (Stage::Ended(library), vec![reason]);
+                }
+            },
+            Stage::Unused(library) => match library.unmap(UNMAP_PATIENCE, rouse).await {
+                Ok(()) => return (Stage::Over, vec![]),
+                Err((Some(library), reasons)) => return (Stage::Unused(library), reasons),
+                Err((None, reasons)) => return (Stage::Over, reasons),
+            },
+            Stage::Over => return (Stage::Over, vec![]),
+        };
+    }
+}
+
+/// Runs the application's own stop, then ends its threads.
+async fn end_instance(generation: Arc<Generation>) -> Result<Arc<Library>, Arc<Generation>> {
+    if tokio::time::timeout(STOP_PATIENCE, generation.stop()).await.is_err() {
+        tracing::warn!(version = %generation.facts.version, "the application's stop took too long and was left");
+    }
+    let generation = unwrap(generation).await?;
+    // On a thread of its own, which ends and so takes along what the library leaves on it.
+    Ok(on_thread(move || generation.destroy(THREADS_PATIENCE)).await)
+}
+
+/// Runs the library's code on a new thread.
+pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (finished, result) = oneshot::channel();
+    let run = move || drop(finished.send(work()));
+    if let Err(error) = std::thread::Builder::new().name("loader".into()).spawn(run) {
+        tracing::error!(%error, "no thread for the loader");
+    }
+    match result.await {
+        Ok(value) => value,
+        // The thread did not start or panicked; the library cannot be in a known state.
+        Err(_) => std::process::abort(),
+    }
+}
+
+/// Waits until `shared` has no other holder.
+async fn unwrap<T>(shared: Arc<T>) -> Result<T, Arc<T>> {
+    until(UNMAP_PATIENCE, || Arc::strong_count(&shared) == 1).await;
+    Arc::try_unwrap(shared)
+}
+
+/// Waits until `condition` holds, at most `patience`; whether it does.
+pub async fn until(patience: Duration, condition: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// Brings every worker of the host past a quiescent state: the top of a task is one. A worker that sleeps is
+/// woken when there is more to do than those that are awake have taken, so each task takes a little while.
+async fn rouse() {
+    let workers = tokio::runtime::Handle::current().metrics().num_workers();
+    for _ in 0..workers * 2 {
+        tokio::spawn(async {
+            threads::quiescent();
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_micros(50) {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    tokio::time::sleep(GLANCE).await;
+}
+
+/// Unmaps a library of which no instance was made. Should that fail, it is said in the log and stays.
+pub async fn discard(library: Library, version: &relmgr_model::Version) {
+    if let Err((_, reasons)) = library.unmap(UNMAP_PATIENCE, rouse).await {
+        tracing::warn!(%version, "release cannot be unmapped: {}", reasons.join("; "));
+    }
+}

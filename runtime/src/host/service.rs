@@ -1,0 +1,230 @@
+//! From a request to the generation that answers it: one atomic load, one call.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use relmgr_abi::abi_stable::std_types::{RSlice, RStr};
+use relmgr_abi::body::FfiBody;
+use relmgr_abi::fields;
+use relmgr_abi::head::{ConnectionFacts, FieldView, RequestHead, Response as FfiResponse};
+use smallvec::SmallVec;
+use tokio::sync::futures::OwnedNotified;
+
+use super::body::{RequestSource, ResponseBody, poll_purge};
+use super::connection::{Connection, Turn};
+use super::front::Front;
+use super::generation::{Generation, Held, RequestGuard};
+
+/// Requests with more fields take one allocation: browsers send about 20.
+const USUAL_FIELDS: usize = 32;
+
+/// What answers the requests of one connection.
+pub struct Service {
+    front: Arc<Front>,
+    connection: Arc<Connection>,
+    facts: ConnectionFacts,
+    /// The number of the next request: the connection's in the upper bits.
+    next_id: AtomicU64,
+}
+
+impl Service {
+    /// `number` is the connection's, from 1.
+    pub fn new(front: Arc<Front>, connection: Arc<Connection>, facts: ConnectionFacts, number: u64) -> Self {
+        Self { front, connection, facts, next_id: AtomicU64::new(number << 24) }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let turn = Turn::begin(&self.connection);
+        let Some(generation) = self.front.current.load_full() else {
+            return Answer::ready(no_release(turn));
+        };
+        if request.uri().path() == self.front.version_path {
+            return Answer::ready(version(&generation, &request, turn));
+        }
+        let limit = self.front.limits.body_bytes;
+        if request.body().size_hint().lower() > limit {
+            let text = format!("the body is larger than {limit} bytes\n");
+            return Answer::ready(plain(StatusCode::PAYLOAD_TOO_LARGE, text, turn));
+        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        dispatch(generation, request, &self.facts, id, limit, turn)
+    }
+}
+
+fn dispatch(
+    generation: Arc<Generation>,
+    request: Request<Incoming>,
+    facts: &ConnectionFacts,
+    id: u64,
+    limit: u64,
+    turn: Turn,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    let fields: SmallVec<[FieldView<'_>; USUAL_FIELDS]> = head
+        .headers
+        .iter()
+        .map(|(name, value)| FieldView {
+            name: RStr::from_str(name.as_str()),
+            value: RSlice::from_slice(value.as_bytes()),
+        })
+        .collect();
+    let ffi_head = RequestHead {
+        method: RStr::from_str(head.method.as_str()),
+        scheme: text(head.uri.scheme_str()),
+        authority: text(head.uri.authority().map(http::uri::Authority::as_str)),
+        path_and_query: text(head.uri.path_and_query().map(http::uri::PathAndQuery::as_str)),
+        http_version: match head.version {
+            Version::HTTP_10 => 10,
+            Version::HTTP_2 => 20,
+            _ => 11,
+        },
+        fields: RSlice::from_slice(&fields),
+        connection: *facts,
+        request_id: id,
+    };
+    let body = (!body.is_end_stream())
+        .then(|| FfiBody::new(RequestSource::new(body, limit, generation.library().clone())));
+    let guard = RequestGuard::new(generation);
+    let future = guard.generation().call(ffi_head, body.into());
+    Answer::Waiting { held: Some(Held::new(future, guard)), purge: None, id, turn: Some(turn) }
+}
+
+pin_project! {
+    /// A request being answered.
+    #[project = AnswerView]
+    pub enum Answer {
+        /// By the host itself.
+        Ready { response: Option<Response<ResponseBody>> },
+        /// By a generation.
+        Waiting { held: Option<Held<FfiResponse>>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
+    }
+}
+
+impl Answer {
+    fn ready(response: Response<ResponseBody>) -> Self {
+        Self::Ready { response: Some(response) }
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            AnswerView::Ready { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(response)),
+                None => Poll::Pending,
+            },
+            AnswerView::Waiting { held, purge, id, turn } => {
+                let Some(running) = held.as_mut() else { return Poll::Pending };
+                let polled = running.poll(cx);
+                if polled.is_pending() && !poll_purge(purge, running.guard().generation(), *id, cx) {
+                    return Poll::Pending;
+                }
+                let (Some(over), Some(turn)) = (held.take(), turn.take()) else { return Poll::Pending };
+                let guard = over.into_guard();
+                Poll::Ready(Ok(match polled {
+                    Poll::Ready(Ok(response)) => answer(response, guard, *id, turn),
+                    // The panic hook in the library has logged it.
+                    Poll::Ready(Err(_)) => {
+                        plain(StatusCode::INTERNAL_SERVER_ERROR, "the handler panicked\n".into(), turn)
+                    }
+                    Poll::Pending => purged(turn),
+                }))
+            }
+        }
+    }
+}
+
+/// The library's response as hyper's.
+fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Response<ResponseBody> {
+    // One copy of a small head (and a small body) frees the library's memory at once.
+    let mut bytes = Bytes::copy_from_slice(response.bytes.as_ref());
+    drop(response.bytes);
+    let whole = bytes.split_off((response.fields_len as usize).min(bytes.len()));
+    let head = fields::read(bytes, response.fields as usize);
+    let status = StatusCode::from_u16(response.status);
+    let (Ok(headers), Ok(status)) = (head, status) else {
+        let text = "the application's response is no HTTP\n".to_owned();
+        return plain(StatusCode::INTERNAL_SERVER_ERROR, text, turn);
+    };
+    let body = match response.body.into_option() {
+        Some(body) => ResponseBody::Stream { body, purge: None, id, guard, turn },
+        None => ResponseBody::Whole { bytes: Some(whole), guard: Some(guard), turn },
+    };
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    answer
+}
+
+fn text(text: Option<&str>) -> RStr<'_> {
+    RStr::from_str(text.unwrap_or(""))
+}
+
+fn plain(status: StatusCode, text: String, turn: Turn) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole { bytes: Some(text.into()), guard: None, turn });
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn no_release(turn: Turn) -> Response<ResponseBody> {
+    let text = "no release serves on this node yet\n".to_owned();
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text, turn);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+fn purged(turn: Turn) -> Response<ResponseBody> {
+    let text = "the release that was answering was retired\n".to_owned();
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text, turn);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// The version endpoint, answered by the generation that would have served the request.
+fn version(generation: &Generation, request: &Request<Incoming>, turn: Turn) -> Response<ResponseBody> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "ask with GET\n".into(), turn);
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let facts = &generation.facts;
+    if !wants_json(request.headers()) {
+        return plain(StatusCode::OK, facts.version.to_string(), turn);
+    }
+    let body = serde_json::json!({
+        "version": facts.version,
+        "build_id": facts.build_id,
+        "sha256": facts.sha256,
+        "conf": facts.conf_hash,
+        "status": if facts.is_permanent() { "permanent" } else { "current" },
+        "since": facts.since(),
+        "prev": facts.prev,
+    });
+    let mut response = plain(StatusCode::OK, body.to_string(), turn);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    let accepts = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.contains("application/json"));
+    headers.get_all(ACCEPT).iter().any(accepts)
+}

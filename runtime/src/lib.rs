@@ -1,0 +1,3 @@
+//! relmgr: supervisor, host and command line.
+
+pub mod host;
