@@ -1,0 +1,156 @@
+//! A node's `state.json` and `history.jsonl`.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use relmgr_model::home::Home;
+use relmgr_model::record::{HistoryEntry, NodeRecord, RecordError};
+
+use crate::atomic;
+
+/// A node's memory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The system refused.
+    #[error("{} cannot be {what}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// `read` or `written`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not what relmgr wrote.
+    #[error(
+        "{} cannot be used: restore it from a backup, or move it away to start with no release installed",
+        path.display()
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: RecordError,
+    },
+    /// The home belongs to another application.
+    #[error("{} is of application `{found}`, relmgr.toml says `{expected}`", path.display())]
+    OtherApp {
+        /// The file.
+        path: PathBuf,
+        /// The application that it was written for.
+        found: String,
+        /// The application of the settings.
+        expected: String,
+    },
+}
+
+/// Reads `state.json`; a node without one has nothing installed.
+///
+/// # Errors
+/// [`JournalError`]: a file that is there but cannot be used is never taken for none.
+pub fn load(home: &Home, app: &str) -> Result<NodeRecord, JournalError> {
+    let path = home.state();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NodeRecord::new(app)),
+        Err(source) => return Err(JournalError::Io { path, what: "read", source }),
+    };
+    let record = match NodeRecord::parse(&text) {
+        Ok(record) => record,
+        Err(source) => return Err(JournalError::Record { path, source }),
+    };
+    if record.app == app {
+        Ok(record)
+    } else {
+        Err(JournalError::OtherApp { path, found: record.app, expected: app.into() })
+    }
+}
+
+/// Writes `state.json`, durably.
+///
+/// # Errors
+/// [`JournalError::Io`]; the file is then what it was.
+pub fn save(home: &Home, record: &NodeRecord) -> Result<(), JournalError> {
+    let path = home.state();
+    let written = atomic::write(&path, record.to_json().as_bytes(), 0o644);
+    written.map_err(|source| JournalError::Io { path, what: "written", source })
+}
+
+/// Appends one line to `history.jsonl`, durably.
+///
+/// # Errors
+/// [`JournalError::Io`].
+pub fn append_history(home: &Home, entry: &HistoryEntry) -> Result<(), JournalError> {
+    let path = home.history();
+    let append = || {
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+        // One write: a line is there whole or cut at its end, never mixed with another.
+        file.write_all(&line)?;
+        file.sync_data()
+    };
+    append().map_err(|source| JournalError::Io { path: path.clone(), what: "written", source })
+}
+
+/// The operations of `history.jsonl`, oldest first. Lines that were cut short by a death are left out.
+///
+/// # Errors
+/// [`JournalError::Io`]; no file is an empty history.
+pub fn read_history(home: &Home) -> Result<Vec<HistoryEntry>, JournalError> {
+    let path = home.history();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        Err(source) => Err(JournalError::Io { path, what: "read", source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relmgr_model::control::{Kind, Outcome};
+
+    fn entry() -> HistoryEntry {
+        HistoryEntry {
+            at: chrono::DateTime::UNIX_EPOCH,
+            kind: Kind::Upgrade,
+            uid: Some(0),
+            from: None,
+            to: Some("1.2.3".parse().unwrap()),
+            outcome: Outcome::Done,
+            error: None,
+            ms: 12.5,
+            steps: vec![],
+        }
+    }
+
+    #[test]
+    fn no_state_is_an_empty_node_and_a_cut_one_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        let record = load(&home, "live-poll").unwrap();
+        assert!(record.releases.is_empty());
+        save(&home, &record).unwrap();
+        assert_eq!(load(&home, "live-poll").unwrap(), record);
+        assert!(load(&home, "chat").unwrap_err().to_string().contains("live-poll"));
+        std::fs::write(home.state(), &record.to_json()[..20]).unwrap();
+        assert!(load(&home, "live-poll").unwrap_err().to_string().contains("backup"));
+    }
+
+    #[test]
+    fn history_is_read_up_to_a_line_that_was_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        assert!(read_history(&home).unwrap().is_empty());
+        append_history(&home, &entry()).unwrap();
+        append_history(&home, &entry()).unwrap();
+        let mut text = std::fs::read_to_string(home.history()).unwrap();
+        text.truncate(text.len() - 10);
+        std::fs::write(home.history(), &text).unwrap();
+        assert_eq!(read_history(&home).unwrap(), vec![entry()]);
+    }
+}

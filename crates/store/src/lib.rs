@@ -1,0 +1,17 @@
+//! What relmgr keeps on disk, and where releases come from.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`atomic`] | the one way in which a file is replaced |
+//! | [`digest`] | sizes and SHA-256 |
+//! | [`package`] | `<version>.tar.gz`: pack, and unpack what nobody has vouched for yet |
+//! | [`repository`] | where releases are published and fetched from |
+//! | [`tree`] | a node's `releases/` directory |
+//! | [`journal`] | a node's `state.json` and `history.jsonl` |
+
+pub mod atomic;
+pub mod digest;
+pub mod journal;
+pub mod package;
+pub mod repository;
+pub mod tree;

@@ -1,0 +1,210 @@
+//! A node's `releases/` directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use relmgr_model::Version;
+use relmgr_model::home::Home;
+use relmgr_model::manifest::{Manifest, ManifestError};
+
+use crate::package::{self, PackageError};
+use crate::{atomic, digest};
+
+/// A release's directory that cannot be used or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The system refused.
+    #[error("{} cannot be {what}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// `read`, `written`, `removed`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The release's manifest cannot be used.
+    #[error("{} cannot be used: remove the release and fetch it again", path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// A file is not what was installed.
+    #[error("{} is damaged ({reason}): remove the release and fetch it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        reason: &'static str,
+    },
+}
+
+fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> TreeError + use<> {
+    let path = path.to_owned();
+    move |source| TreeError::Io { path, what, source }
+}
+
+/// A node's installed releases on disk.
+#[derive(Debug, Clone)]
+pub struct ReleaseTree {
+    home: Home,
+}
+
+impl ReleaseTree {
+    /// The releases of the node at `home`.
+    pub fn new(home: Home) -> Self {
+        Self { home }
+    }
+
+    /// Makes the directories and clears what an interrupted fetch, unpack or removal left.
+    ///
+    /// # Errors
+    /// [`TreeError::Io`].
+    pub fn prepare(&self) -> Result<(), TreeError> {
+        let releases = self.home.releases();
+        std::fs::create_dir_all(&releases).map_err(io_error(&releases, "written"))?;
+        for directory in [releases, self.home.path().to_owned()] {
+            clear_temporary(&directory).map_err(io_error(&directory, "written"))?;
+        }
+        let staging = self.home.staging();
+        match std::fs::remove_dir_all(&staging) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(&staging, "removed")(error));
+            }
+            _ => {}
+        }
+        std::fs::create_dir(&staging).map_err(io_error(&staging, "written"))
+    }
+
+    /// The versions that have a directory, whole or not.
+    ///
+    /// # Errors
+    /// [`TreeError::Io`].
+    pub fn versions(&self) -> Result<Vec<Version>, TreeError> {
+        let releases = self.home.releases();
+        let read = || -> io::Result<Vec<Version>> {
+            let mut versions = vec![];
+            for entry in std::fs::read_dir(&releases)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir()
+                    && let Some(version) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+                {
+                    versions.push(version);
+                }
+            }
+            versions.sort();
+            Ok(versions)
+        };
+        read().map_err(io_error(&releases, "read"))
+    }
+
+    /// Unpacks `package` as `version`. A directory that nobody knows of (half made by hand, or by an older
+    /// relmgr) makes way.
+    ///
+    /// # Errors
+    /// [`PackageError`]; nothing is left behind then.
+    pub fn install(
+        &self,
+        version: &Version,
+        package: &Path,
+        manifest: &Manifest,
+    ) -> Result<(), PackageError> {
+        let dest = self.home.release(version);
+        if dest.symlink_metadata().is_ok() {
+            self.remove(version).map_err(|error| PackageError::Io {
+                path: dest.clone(),
+                what: "replaced",
+                source: io::Error::other(error),
+            })?;
+        }
+        package::unpack(package, &self.home.staging(), &dest, manifest)
+    }
+
+    /// The manifest of an installed release.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn manifest(&self, version: &Version) -> Result<Manifest, TreeError> {
+        let path = self.home.release(version).join(package::MANIFEST);
+        let text = std::fs::read_to_string(&path).map_err(io_error(&path, "read"))?;
+        Manifest::parse(&text).map_err(|source| TreeError::Manifest { path, source })
+    }
+
+    /// Reads every file of an installed release and compares it with the release's manifest.
+    ///
+    /// # Errors
+    /// [`TreeError`] with the file that differs.
+    pub fn verify(&self, version: &Version) -> Result<Manifest, TreeError> {
+        let manifest = self.manifest(version)?;
+        verify_files(&self.home.release(version), &manifest)?;
+        Ok(manifest)
+    }
+
+    /// Removes a release's directory: out of sight first, in one step, then file by file.
+    ///
+    /// # Errors
+    /// [`TreeError::Io`].
+    pub fn remove(&self, version: &Version) -> Result<(), TreeError> {
+        let directory = self.home.release(version);
+        let trash = self.home.staging().join(format!("removed-{version}"));
+        let removed = |error| io_error(&directory, "removed")(error);
+        match std::fs::rename(&directory, &trash) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed.map_err(removed)?,
+        }
+        atomic::sync_dir(&self.home.releases()).map_err(io_error(&directory, "removed"))?;
+        std::fs::remove_dir_all(&trash).map_err(io_error(&trash, "removed"))
+    }
+
+    /// Points `releases/current` and `releases/prev` at these versions.
+    ///
+    /// # Errors
+    /// [`TreeError::Io`].
+    pub fn set_links(&self, current: Option<&Version>, prev: Option<&Version>) -> Result<(), TreeError> {
+        for (link, version) in [(self.home.current(), current), (self.home.prev(), prev)] {
+            let target = version.map(|version| PathBuf::from(version.to_string()));
+            if std::fs::read_link(&link).ok() == target {
+                continue;
+            }
+            let set = match &target {
+                Some(target) => atomic::symlink(target, &link),
+                None => atomic::remove(&link),
+            };
+            set.map_err(io_error(&link, "written"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares the files under `root` with `manifest`.
+pub(crate) fn verify_files(root: &Path, manifest: &Manifest) -> Result<(), TreeError> {
+    for (name, expected) in &manifest.files {
+        let path = root.join(name);
+        let regular = path.symlink_metadata().map_err(io_error(&path, "read"))?.is_file();
+        if !regular {
+            return Err(TreeError::Damaged { path, reason: "it is no regular file" });
+        }
+        let found = digest::of_file(&path).map_err(io_error(&path, "read"))?;
+        if found.size != expected.size {
+            return Err(TreeError::Damaged { path, reason: "its size is not its manifest's" });
+        }
+        if found.sha256 != expected.sha256 {
+            return Err(TreeError::Damaged { path, reason: "its SHA-256 is not its manifest's" });
+        }
+    }
+    Ok(())
+}
+
+fn clear_temporary(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(atomic::TEMPORARY) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
