@@ -1,3 +1,5 @@
-//! relmgr: supervisor, host and command line.
+//! relmgr: the supervisor, the host and the command line, in one executable.
 
+pub mod cli;
 pub mod host;
+pub mod supervisor;

@@ -50,6 +50,8 @@ pub enum Command {
         /// The candidate.
         generation: u64,
     },
+    /// Begin to accept connections; until then they wait in the backlog. Answered by [`Answer::Done`].
+    Accept,
     /// The current generation's release is permanent from now on: the version endpoint says so. Answered by
     /// [`Answer::Done`].
     Commit {

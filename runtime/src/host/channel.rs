@@ -1,6 +1,6 @@
 //! The supervisor's commands: one JSON object a line, each answered under its number.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -37,6 +37,7 @@ pub async fn serve() -> anyhow::Result<()> {
 
     let (id, start) = read_init(&mut commands).await?;
     let (host, limits) = init(start)?;
+    watch_for_orphanhood()?;
     tokio::spawn({
         let front = host.front.clone();
         async move { front.connections.sweep(&limits).await }
@@ -82,6 +83,10 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             host.health(generation, &probes, Duration::from_millis(deadline_ms)).await
         }
         Command::Swap { generation } => host.swap(generation).await,
+        Command::Accept => {
+            host.accept();
+            Ok(Answer::Done)
+        }
         Command::Commit { generation } => host.commit(generation),
         Command::Retire { generation, drain_ms } => {
             host.retire(generation, Duration::from_millis(drain_ms)).await
@@ -105,11 +110,9 @@ fn init(start: HostStart) -> anyhow::Result<(Arc<Host>, relmgr_model::settings::
     library::NEVER_UNLOAD.store(start.unload == Unload::Never, Ordering::Relaxed);
     let limits = start.limits.clone();
     let front = Front::new(start.version_path, start.limits);
-    for at in 0..start.listeners {
-        let listener = inherited_listener(FIRST_LISTENER_FD + at as RawFd)?;
-        tokio::spawn(front.clone().accept(listener));
-    }
-    Ok((Host::new(front), limits))
+    let listeners = (0..start.listeners).map(|at| inherited_listener(FIRST_LISTENER_FD + at as RawFd));
+    let listeners = listeners.collect::<Result<_, _>>()?;
+    Ok((Host::new(front, listeners), limits))
 }
 
 fn inherited_listener(fd: RawFd) -> anyhow::Result<TcpListener> {
@@ -117,6 +120,22 @@ fn inherited_listener(fd: RawFd) -> anyhow::Result<TcpListener> {
     let listener = std::net::TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     Ok(TcpListener::from_std(listener)?)
+}
+
+/// Ends the process when the supervisor is gone and the workers are too stuck to see it: a host that nobody
+/// commands would keep the listening sockets from the next supervisor.
+fn watch_for_orphanhood() -> anyhow::Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    let channel = sys::duplicate(CHANNEL_FD).context("the supervisor's channel")?;
+    let watch = move || {
+        let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLRDHUP)];
+        while poll(&mut fds, PollTimeout::NONE).is_err() {}
+        std::thread::sleep(ORPHAN_DRAIN * 5);
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("orphan-watch".into()).spawn(watch)?;
+    Ok(())
 }
 
 async fn write_replies(mut writer: OwnedWriteHalf, mut outbox: mpsc::UnboundedReceiver<Reply>) {

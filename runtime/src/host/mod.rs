@@ -10,6 +10,7 @@
 //! ```
 
 pub mod app;
+#[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod body;
 pub mod channel;
 pub mod connection;
@@ -20,6 +21,7 @@ pub mod loader;
 pub mod preflight;
 pub mod probe;
 pub mod retire;
+#[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod service;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use std::time::Duration;
 use relmgr_model::control::{GenerationState, GenerationStatus};
 use relmgr_model::host::{Answer, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
+use tokio::net::TcpListener;
 
 use front::Front;
 use generation::{Facts, Generation, StartError};
@@ -45,6 +48,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The host's generations.
 pub struct Host {
     front: Arc<Front>,
+    /// Taken when accepting begins.
+    listeners: Mutex<Vec<TcpListener>>,
     next: AtomicU64,
     /// Generations that may become current, and the one that is.
     live: Mutex<BTreeMap<u64, Arc<Generation>>>,
@@ -53,9 +58,16 @@ pub struct Host {
 }
 
 impl Host {
-    fn new(front: Arc<Front>) -> Arc<Self> {
+    fn new(front: Arc<Front>, listeners: Vec<TcpListener>) -> Arc<Self> {
         let (live, known) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { front, next: AtomicU64::new(1), live, known })
+        Arc::new(Self { front, listeners: Mutex::new(listeners), next: AtomicU64::new(1), live, known })
+    }
+
+    /// Begins to accept, once.
+    fn accept(&self) {
+        for listener in std::mem::take(&mut *lock(&self.listeners)) {
+            tokio::spawn(self.front.clone().accept(listener));
+        }
     }
 
     /// Loads a library and starts the application in it.

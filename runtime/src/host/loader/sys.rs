@@ -47,6 +47,7 @@ static THREAD_ATEXIT: Real<unsafe extern "C" fn(Destructor, *mut c_void, *mut c_
     Real::new(c"__cxa_thread_atexit_impl");
 
 /// Has libc call `destructor(value)` at the calling thread's end, as for a thread-local of the executable.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "libc hands the pointer on to `destructor`, nothing reads it here")]
 pub fn at_thread_end(destructor: Destructor, value: *mut c_void) {
     // SAFETY: the destructor lies in the executable, which is never unmapped; an address within it stands for
     // it. It fails when memory runs out only, and then the value is leaked.
@@ -166,6 +167,12 @@ pub fn inherited(fd: RawFd) -> Option<OwnedFd> {
     }
     // SAFETY: it is open, and the host takes each inherited number once, at its start, before it opens any.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Another descriptor for what `fd` stands for.
+pub fn duplicate(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: borrowed for this call; a number that is not open gives an error.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }.try_clone_to_owned().ok()
 }
 
 /// The running C library's version.

@@ -1,0 +1,125 @@
+//! The control socket: HTTP with JSON over a Unix socket (the table is in `relmgr_model::control`).
+
+use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use relmgr_model::control::{Fault, OperationRequest};
+use serde::Serialize;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use super::handler;
+use super::node::{End, Node};
+
+/// A request for an operation takes a few hundred bytes.
+const REQUEST_BYTES: usize = 64 * 1024;
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// Binds the control socket at `path`, mode 0660. The socket of a dead supervisor makes way: who calls this holds
+/// the home's lock.
+///
+/// # Errors
+/// What the system says.
+pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves until the process ends.
+pub async fn serve(node: Arc<Node>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(serve_one(node.clone(), stream))),
+            Err(error) => {
+                tracing::warn!(%error, "the control socket");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve_one(node: Arc<Node>, stream: UnixStream) {
+    // The kernel's word for who is at the other end.
+    let uid = match stream.peer_cred() {
+        Ok(peer) => peer.uid(),
+        Err(error) => return tracing::warn!(%error, "the control socket's peer"),
+    };
+    let service = service_fn(move |request| {
+        let node = node.clone();
+        async move { Ok::<_, Infallible>(answer(&node, request, uid).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a control connection ended early");
+    }
+}
+
+async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Response<Body> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/v1/ping") => json(StatusCode::OK, &node.pong()),
+        (&Method::GET, "/v1/status") => json(StatusCode::OK, &node.status().await),
+        (&Method::GET, "/v1/releases") => json(StatusCode::OK, &node.releases()),
+        (&Method::POST, "/v1/operations") => match read_request(request).await {
+            Ok(request) => operate(node, request, uid),
+            Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
+        },
+        (&Method::POST, "/v1/stop") => {
+            tracing::info!(uid, "stop was asked for");
+            node.end_for(End::Asked);
+            json(StatusCode::OK, &node.pong())
+        }
+        (method, path) => {
+            let error = format!("there is no {method} {path}");
+            let hint = Some("GET /v1/ping, /v1/status, /v1/releases; POST /v1/operations, /v1/stop".into());
+            json(StatusCode::NOT_FOUND, &Fault { error, hint })
+        }
+    }
+}
+
+async fn read_request(request: Request<Incoming>) -> Result<OperationRequest, Fault> {
+    let fault = |error: String| Fault { error, hint: None };
+    let body = Limited::new(request.into_body(), REQUEST_BYTES).collect().await;
+    let body = body.map_err(|error| fault(format!("the request was not read: {error}")))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| fault(format!("the request does not parse: {error}")))
+}
+
+fn operate(node: &Arc<Node>, request: OperationRequest, uid: u32) -> Response<Body> {
+    let progress = match handler::begin(node, request, uid) {
+        Ok(progress) => progress,
+        Err(fault) => return json(StatusCode::CONFLICT, &fault),
+    };
+    let lines = UnboundedReceiverStream::new(progress).map(|progress| {
+        // Every progress has a JSON form.
+        let mut line = serde_json::to_vec(&progress).unwrap_or_default();
+        line.push(b'\n');
+        Ok(Frame::data(Bytes::from(line)))
+    });
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(lines)));
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,132 @@
+//! Why an operation failed.
+
+use relmgr_conf::Faults;
+use relmgr_model::Version;
+use relmgr_model::plan::{Misfit, Refusal};
+use relmgr_store::journal::JournalError;
+use relmgr_store::package::PackageError;
+use relmgr_store::repository::RepositoryError;
+use relmgr_store::tree::TreeError;
+
+use super::super::host_process::CallError;
+use super::super::node::HostStartError;
+use super::super::preflight::PreflightError;
+
+/// Why an operation failed. Each text says what to do where that is known.
+#[derive(Debug, thiserror::Error)]
+pub enum OperationError {
+    /// It was not begun.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// The package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// The release's directory.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The node's memory.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The release is not for this node.
+    #[error("{version} does not fit this node: {misfit}")]
+    Misfit {
+        /// The release.
+        version: Version,
+        /// What does not fit.
+        misfit: Misfit,
+    },
+    /// Nobody vouches for the release.
+    #[error("{version} is not signed: releases from this repository are accepted unsigned only with `repository.allow_unsigned = true` in relmgr.toml")]
+    Unsigned {
+        /// The release.
+        version: Version,
+    },
+    /// The release has no usable schema.
+    #[error("the schema of {version} cannot be used:\n{faults}")]
+    Schema {
+        /// The release.
+        version: Version,
+        /// All of them.
+        faults: Faults,
+    },
+    /// The operator's configuration is wrong for the release.
+    #[error("the configuration does not fit {version}:\n{faults}")]
+    Configuration {
+        /// The release.
+        version: Version,
+        /// All of them.
+        faults: Faults,
+    },
+    /// The trial.
+    #[error("{version}: {error}")]
+    Preflight {
+        /// The release.
+        version: Version,
+        /// What happened.
+        error: PreflightError,
+    },
+    /// The host refused, or died.
+    #[error("{version}: {error}")]
+    Host {
+        /// The release.
+        version: Version,
+        /// What happened.
+        error: CallError,
+    },
+    /// There is no host.
+    #[error("there is no host process: see the log of `relmgr run`")]
+    NoHost,
+    /// A new host did not come up.
+    #[error(transparent)]
+    HostStart(#[from] HostStartError),
+    /// The node's own endpoint does not tell the new version.
+    #[error("after the swap {path} does not answer {expected}: {reason}")]
+    NotServing {
+        /// The version endpoint.
+        path: String,
+        /// The new release.
+        expected: Version,
+        /// What it answered.
+        reason: String,
+    },
+    /// A local file.
+    #[error("{} cannot be {what}", path.display())]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// `read` or `written`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The work was lost.
+    #[error("the work was cut short: {0}")]
+    Cut(String),
+}
+
+impl OperationError {
+    /// The error with its causes, one after the other.
+    pub fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+
+    /// Whether the release itself is to blame, so that it is not tried again by itself.
+    pub fn blames_release(&self) -> bool {
+        match self {
+            Self::Preflight { error, .. } => !matches!(error, PreflightError::Io(_)),
+            Self::Host { .. } | Self::NotServing { .. } | Self::Schema { .. } => true,
+            _ => false,
+        }
+    }
+}

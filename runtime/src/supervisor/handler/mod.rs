@@ -1,0 +1,180 @@
+//! The release handler: one operation at a time, from the request to its line in the history.
+//!
+//! The facts are gathered, `relmgr_model::plan` decides, [`walk`] carries out. What comes of it goes to whoever
+//! waits, to the log, to `history.jsonl` and into `status`.
+
+mod configure;
+mod error;
+mod install;
+mod switch;
+mod walk;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::Utc;
+use relmgr_model::control::{Fault, Kind, Operation, OperationRequest, Outcome, Progress, StepTime};
+use relmgr_model::plan::{Plan, Step, plan};
+use relmgr_model::record::HistoryEntry;
+use relmgr_store::journal;
+use tokio::sync::mpsc;
+
+pub use configure::configure;
+pub use switch::load_request;
+pub use error::OperationError;
+
+use super::node::Node;
+use walk::Walk;
+
+/// Where progress goes; nobody may be listening.
+pub type Listener = mpsc::UnboundedSender<Progress>;
+
+/// Begins an operation; its progress comes through the returned channel, [`Progress::Done`] last. It goes on when
+/// nobody listens any more.
+///
+/// # Errors
+/// A [`Fault`] when another one is under way.
+pub fn begin(
+    node: &Arc<Node>,
+    request: OperationRequest,
+    uid: u32,
+) -> Result<mpsc::UnboundedReceiver<Progress>, Fault> {
+    let (tell, progress) = mpsc::unbounded_channel();
+    let node = node.clone();
+    let wanted = request.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    let name = format!("{}{wanted}", request.kind.name());
+    // Taken here, so that two requests at the same instant are told apart at once.
+    node.with(|state| match &state.running {
+        Some(running) => Err(Fault {
+            error: format!("another operation is running: {running}"),
+            hint: Some("wait for it; `relmgr status` shows how far it is".into()),
+        }),
+        None if state.stopped => Err(Fault { error: "the node is stopping".into(), hint: None }),
+        None => {
+            state.running = Some(name);
+            Ok(())
+        }
+    })?;
+    tokio::spawn(async move {
+        let guard = node.operations.lock().await;
+        let operation = run(&node, &request, uid, &tell).await;
+        node.with(|state| {
+            state.running = None;
+            if matters(request.kind) && !request.dry_run {
+                state.last_operation = Some(operation.clone());
+            }
+        });
+        drop(guard);
+        // Last, so that who has heard the end may ask for the next operation.
+        let _ = tell.send(Progress::Done(operation));
+    });
+    Ok(progress)
+}
+
+/// Whether `status` shows it as the last operation: what changed, or tried to change, what serves.
+fn matters(kind: Kind) -> bool {
+    matches!(kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart)
+}
+
+async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &Listener) -> Operation {
+    let begun = Instant::now();
+    let mut walk = Walk::new(node, request, uid, tell);
+    let result = decide_and_do(&mut walk).await;
+    let from = walk.from.clone();
+    let (outcome, error) = match result {
+        Ok(outcome) => (outcome, None),
+        Err(error) => (if walk.rolled_back { Outcome::RolledBack } else { Outcome::Failed }, Some(error.describe())),
+    };
+    let operation = Operation {
+        kind: request.kind,
+        from,
+        to: walk.to.clone(),
+        outcome,
+        error,
+        hint: None,
+        steps: walk.steps,
+        removed: walk.removed,
+    };
+    let ms = milliseconds(begun);
+    match &operation.error {
+        None => tracing::info!(kind = request.kind.name(), to = ?operation.to, ms, "operation done"),
+        Some(error) => tracing::error!(kind = request.kind.name(), to = ?operation.to, ms, "operation failed: {error}"),
+    }
+    if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
+        tell_history(node, &operation, Some(uid), ms);
+    }
+    operation
+}
+
+/// Writes an operation's line. A history that cannot be written undoes nothing.
+pub fn tell_history(node: &Node, operation: &Operation, uid: Option<u32>, ms: f64) {
+    let entry = HistoryEntry {
+        at: Utc::now(),
+        kind: operation.kind,
+        uid,
+        from: operation.from.clone(),
+        to: operation.to.clone(),
+        outcome: operation.outcome,
+        error: operation.error.clone(),
+        ms,
+        steps: operation.steps.clone(),
+    };
+    if let Err(error) = journal::append_history(&node.home, &entry) {
+        tracing::error!(%error, "the history is not written");
+    }
+}
+
+async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
+    let request = walk.request;
+    let resolving = walk.begin(Step::Resolve);
+    let mut facts = walk.node.facts();
+    if request.version.is_none() && matches!(request.kind, Kind::Upgrade | Kind::Check | Kind::Fetch) {
+        let channel = request.channel.as_deref().unwrap_or(&walk.node.settings.repository.channel);
+        facts.channel = Some(walk.node.repository.channel(channel).await?);
+    }
+    let plan = plan(request, &facts)?;
+    if let Plan::Walk { to, .. } | Plan::AlreadyDone { version: to } = &plan {
+        walk.to = Some(to.clone());
+    }
+    walk.end(resolving, walk.to.as_ref().map(ToString::to_string));
+    match plan {
+        Plan::AlreadyDone { .. } => Ok(Outcome::AlreadyDone),
+        Plan::Remove { versions } => {
+            walk.removed.clone_from(&versions);
+            if !request.dry_run {
+                walk.removed = walk.remove(versions)?;
+            }
+            Ok(Outcome::Done)
+        }
+        Plan::Walk { to, steps } => {
+            walk.tell(Progress::Started {
+                kind: request.kind,
+                from: walk.from.clone(),
+                to: Some(to.clone()),
+                steps: steps.clone(),
+            });
+            if request.dry_run {
+                return Ok(Outcome::Done);
+            }
+            walk.carry_out(&to, &steps).await?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// To the microsecond.
+fn milliseconds(since: Instant) -> f64 {
+    (since.elapsed().as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// A step that has begun.
+struct Begun {
+    step: Step,
+    at: Instant,
+}
+
+impl Begun {
+    fn time(&self) -> StepTime {
+        StepTime { step: self.step, ms: milliseconds(self.at) }
+    }
+}

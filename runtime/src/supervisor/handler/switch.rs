@@ -1,0 +1,297 @@
+//! Steps 7 to 12: the release in the host, the swap, the record, the drain.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use relmgr_model::Version;
+use relmgr_model::control::Kind;
+use relmgr_model::host::{Answer, Command, LoadRequest};
+use relmgr_model::record::ReleaseRecord;
+use relmgr_model::status::{Event, Status};
+use relmgr_store::atomic;
+
+use super::super::host_process::{CallError, HostProcess};
+use super::super::node::{Node, Serving};
+use super::OperationError;
+use super::walk::Walk;
+
+/// The node's own endpoint answers within microseconds; this is for a machine that is all but standing still.
+const ENDPOINT_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Walk<'_> {
+    pub(super) async fn start(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
+        let host = match self.request.kind {
+            // A new process, which accepts nothing before its release serves.
+            Kind::Restart => self.node.start_host().await?,
+            _ => self.node.host().ok_or(OperationError::NoHost)?,
+        };
+        self.host = Some(host.clone());
+        let library = self.library(to)?;
+        let effective = match self.effective.take() {
+            Some(effective) => effective,
+            None => super::configure(self.node, to)?,
+        };
+        let request = load_request(self.node, to, library, &effective)?;
+        self.effective = Some(effective);
+        match self.call(to, Command::Load(request)).await? {
+            Answer::Loaded { generation } => {
+                self.candidate = Some(generation);
+                Ok(None)
+            }
+            other => Err(unexpected(to, &other)),
+        }
+    }
+
+    pub(super) async fn health(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
+        let Some(generation) = self.candidate else { return Ok(None) };
+        let probes = match &self.manifest {
+            Some(manifest) => manifest.probes.clone(),
+            None => self.node.tree.manifest(to)?.probes,
+        };
+        let asked = probes.len();
+        let deadline_ms = millis(self.node.settings.upgrade.health);
+        self.call(to, Command::Health { generation, probes, deadline_ms }).await?;
+        Ok((asked > 0).then(|| format!("{asked} probes")))
+    }
+
+    pub(super) async fn swap(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
+        let Some(generation) = self.candidate else { return Ok(None) };
+        if let Answer::Swapped { previous } = self.call(to, Command::Swap { generation }).await? {
+            self.previous = previous;
+        }
+        self.call(to, Command::Accept).await?;
+        if self.request.kind == Kind::Restart {
+            return self.replace_host(to, generation).await;
+        }
+        // Not before the node's own endpoint has said the new version is the swap called done.
+        if let Err(error) = hear_version(self.node, to).await {
+            self.swap_back().await;
+            return Err(error);
+        }
+        Ok(None)
+    }
+
+    /// The new host serves: the old one finishes what it has begun and goes.
+    async fn replace_host(&mut self, to: &Version, generation: u64) -> Result<Option<String>, OperationError> {
+        let Some(host) = self.host.clone() else { return Err(OperationError::NoHost) };
+        let serving = Serving { version: to.clone(), generation, since: Utc::now() };
+        let old = self.node.with(|state| {
+            state.current = Some(serving);
+            state.host.replace(host.clone())
+        });
+        self.candidate = None;
+        super::super::boot::watch(self.node, host);
+        let _ = self.call(to, Command::Commit { generation }).await;
+        if let Some(old) = old {
+            old.stop(self.node.settings.upgrade.drain).await;
+        }
+        hear_version(self.node, to).await?;
+        Ok(None)
+    }
+
+    pub(super) async fn record(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
+        let Some(generation) = self.candidate else { return Ok(None) };
+        let prev = self.from.clone().filter(|from| from != to);
+        if let Err(error) = self.write_record(to, prev.as_ref()) {
+            self.swap_back().await;
+            return Err(error);
+        }
+        // The point of no return: from here on the node boots the new release.
+        self.candidate = None;
+        let serving = Serving { version: to.clone(), generation, since: Utc::now() };
+        self.node.with(|state| state.current = Some(serving));
+        if let Err(error) = self.node.tree.set_links(Some(to), prev.as_ref()) {
+            self.warn(format!("the links are rebuilt at the next start: {error}"));
+        }
+        if let Err(error) = self.call(to, Command::Commit { generation }).await {
+            self.warn(format!("the host does not know that {to} is permanent: {}", error.describe()));
+        }
+        Ok(None)
+    }
+
+    fn write_record(&self, to: &Version, prev: Option<&Version>) -> Result<(), OperationError> {
+        if let Some(effective) = &self.effective {
+            let path = self.node.home.release(to).join("app.conf");
+            let written = atomic::write(&path, effective.to_conf_text().as_bytes(), 0o600);
+            written.map_err(|source| OperationError::Io { path, what: "written", source })?;
+        }
+        let now = Utc::now();
+        let status = self.status_of(to);
+        Ok(self.node.change_record(|record| {
+            if let Some(release) = prev.and_then(|prev| record.releases.get_mut(prev)) {
+                step(release, Event::Superseded, now);
+            }
+            if let Some(release) = record.releases.get_mut(to) {
+                debug_assert!(status.is_some());
+                step(release, Event::Swapped, now);
+                step(release, Event::Committed, now);
+            }
+            record.prev = prev.cloned();
+            record.permanent = Some(to.clone());
+            record.operation = None;
+        })?)
+    }
+
+    pub(super) async fn drain(&mut self) -> Result<Option<String>, OperationError> {
+        let (Some(generation), Some(host)) = (self.previous.take(), self.host.clone()) else {
+            return Ok(None);
+        };
+        let from = self.from.as_ref().map(ToString::to_string).unwrap_or_default();
+        let drain_ms = millis(self.node.settings.upgrade.drain);
+        match host.call(Command::Retire { generation, drain_ms }).await {
+            Ok(Answer::Retired { cut, pinned }) => {
+                if cut > 0 {
+                    self.warn(format!("{cut} requests on {from} were cut at the drain deadline"));
+                }
+                if !pinned.is_empty() {
+                    let reasons = pinned.join("; ");
+                    self.warn(format!("{from} is still in memory: {reasons}; it is tried again, see `relmgr status`"));
+                }
+                Ok(pinned.is_empty().then(|| format!("{from} unmapped")))
+            }
+            Ok(_) => Ok(None),
+            // The new release is recorded: whatever happens to the old one undoes nothing.
+            Err(error) => {
+                self.warn(format!("{from} was not retired: {error}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Gives up a candidate that does not serve, and a host that was to take over.
+    pub(super) async fn give_up_candidate(&mut self) {
+        let Some(host) = self.host.clone() else { return };
+        if self.request.kind == Kind::Restart {
+            if !self.node.host().is_some_and(|serving| Arc::ptr_eq(&serving, &host)) {
+                host.stop(Duration::ZERO).await;
+            }
+            return;
+        }
+        if let Some(generation) = self.candidate.take() {
+            retire_quietly(&host, generation).await;
+        }
+    }
+
+    /// The old generation serves again.
+    async fn swap_back(&mut self) {
+        let (Some(host), Some(previous)) = (self.host.clone(), self.previous.take()) else { return };
+        match host.call(Command::Swap { generation: previous }).await {
+            Ok(_) => self.rolled_back = true,
+            Err(error) => tracing::error!(%error, "the old release could not be brought back"),
+        }
+    }
+
+    async fn call(&self, to: &Version, command: Command) -> Result<Answer, OperationError> {
+        let Some(host) = &self.host else { return Err(OperationError::NoHost) };
+        host.call(command).await.map_err(|error| OperationError::Host { version: to.clone(), error })
+    }
+}
+
+fn step(release: &mut ReleaseRecord, event: Event, now: chrono::DateTime<Utc>) {
+    // `current` and `permanent` are entered together here, and a permanent release that is taken again (after a
+    // downgrade to itself) has no step to take.
+    if let Ok(next) = release.status.clone().next(event) {
+        release.status = next;
+        release.since = now;
+    } else if release.status != Status::Permanent {
+        tracing::error!(status = release.status.name(), "a status has no such step");
+    }
+}
+
+/// What the host is told of a release.
+///
+/// # Errors
+/// [`OperationError::Tree`] when its manifest cannot be read.
+pub fn load_request(
+    node: &Node,
+    version: &Version,
+    library: std::path::PathBuf,
+    effective: &relmgr_conf::Effective,
+) -> Result<LoadRequest, OperationError> {
+    let manifest = node.tree.manifest(version)?;
+    let directory = node.home.release(version);
+    let directory = std::path::absolute(&directory)
+        .map_err(|source| OperationError::Io { path: directory, what: "read", source })?;
+    let sha256 = manifest.files.get(&manifest.library).map(|digest| digest.sha256.clone());
+    Ok(LoadRequest {
+        version: version.clone(),
+        directory,
+        library,
+        sha256: sha256.unwrap_or_default(),
+        settings: effective.to_json(),
+        conf_hash: effective.hash(),
+        start_ms: millis(node.settings.upgrade.start),
+        prev: node.facts().current.filter(|current| current != version).or_else(|| node.facts().prev),
+    })
+}
+
+/// Retires a generation that nobody will miss.
+pub async fn retire_quietly(host: &HostProcess, generation: u64) {
+    match host.call(Command::Retire { generation, drain_ms: 0 }).await {
+        Ok(Answer::Retired { pinned, .. }) if !pinned.is_empty() => {
+            tracing::warn!("a candidate stays in memory: {}", pinned.join("; "));
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "a candidate was not retired"),
+    }
+}
+
+/// Asks the node's own version endpoint, as a client would.
+async fn hear_version(node: &Node, expected: &Version) -> Result<(), OperationError> {
+    let path = node.settings.http.version_path.clone();
+    let fault = |reason: String| OperationError::NotServing {
+        path: path.clone(),
+        expected: expected.clone(),
+        reason,
+    };
+    let Some(listener) = node.listeners.first() else { return Ok(()) };
+    let asked = tokio::time::timeout(ENDPOINT_PATIENCE, ask_version(listener.address, &path));
+    match asked.await {
+        Ok(Ok(heard)) if heard == expected.to_string() => Ok(()),
+        Ok(Ok(heard)) => Err(fault(format!("it answers `{heard}`"))),
+        Ok(Err(error)) => Err(fault(error.to_string())),
+        Err(_) => Err(fault(format!("no answer within {}", humantime::format_duration(ENDPOINT_PATIENCE)))),
+    }
+}
+
+async fn ask_version(
+    address: SocketAddr,
+    path: &str,
+) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let stream = tokio::net::TcpStream::connect((ip, address.port())).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get(path)
+        .header(http::header::HOST, "localhost")
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<bytes::Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), 4096).collect().await?.to_bytes();
+    connection.abort();
+    if status.is_success() {
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    } else {
+        Err(format!("it answers {status}").into())
+    }
+}
+
+fn unexpected(version: &Version, answer: &Answer) -> OperationError {
+    let error = CallError::Refused(relmgr_model::host::HostError {
+        message: format!("the host answered {answer:?}"),
+    });
+    OperationError::Host { version: version.clone(), error }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,233 @@
+//! An operation being carried out: what it has learnt so far, and the order of its steps.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::Utc;
+use relmgr_conf::Effective;
+use relmgr_model::Version;
+use relmgr_model::control::{Kind, OperationRequest, Progress, StepTime};
+use relmgr_model::manifest::Manifest;
+use relmgr_model::plan::Step;
+use relmgr_model::record::OperationRecord;
+use relmgr_model::status::{Event, Status};
+
+use super::super::host_process::HostProcess;
+use super::super::node::Node;
+use super::{Begun, Listener, OperationError};
+
+/// An operation being carried out.
+pub(super) struct Walk<'a> {
+    pub(super) node: &'a Arc<Node>,
+    pub(super) request: &'a OperationRequest,
+    uid: u32,
+    tell: &'a Listener,
+    /// The release that served at its start.
+    pub(super) from: Option<Version>,
+    /// The release that it goes to.
+    pub(super) to: Option<Version>,
+    /// The steps that are over.
+    pub(super) steps: Vec<StepTime>,
+    /// Releases whose directories are gone.
+    pub(super) removed: Vec<Version>,
+    /// Whether the new release served and the old one serves again.
+    pub(super) rolled_back: bool,
+    /// The release's manifest, from `verify` on.
+    pub(super) manifest: Option<Manifest>,
+    /// The fetched package, from `fetch` on.
+    pub(super) package: Option<tempfile::TempPath>,
+    /// The release's configuration, from `configure` on.
+    pub(super) effective: Option<Effective>,
+    /// The host that the release is loaded in, from `start` on.
+    pub(super) host: Option<Arc<HostProcess>>,
+    /// The release's generation there.
+    pub(super) candidate: Option<u64>,
+    /// The generation that served before, from `swap` on.
+    pub(super) previous: Option<u64>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        node: &'a Arc<Node>,
+        request: &'a OperationRequest,
+        uid: u32,
+        tell: &'a Listener,
+    ) -> Self {
+        let from = node.facts().current;
+        Self {
+            node,
+            request,
+            uid,
+            tell,
+            from,
+            to: request.version.clone(),
+            steps: vec![],
+            removed: vec![],
+            rolled_back: false,
+            manifest: None,
+            package: None,
+            effective: None,
+            host: None,
+            candidate: None,
+            previous: None,
+        }
+    }
+
+    pub(super) fn tell(&self, progress: Progress) {
+        // Nobody may be listening, which changes nothing.
+        let _ = self.tell.send(progress);
+    }
+
+    /// A copy of where progress goes, for work on another thread.
+    pub(super) fn listener(&self) -> Listener {
+        self.tell.clone()
+    }
+
+    pub(super) fn warn(&self, text: String) {
+        tracing::warn!("{text}");
+        self.tell(Progress::Warning { text });
+    }
+
+    pub(super) fn begin(&self, step: Step) -> Begun {
+        self.tell(Progress::StepStarted { step });
+        Begun { step, at: Instant::now() }
+    }
+
+    pub(super) fn end(&mut self, begun: Begun, detail: Option<String>) {
+        let time = begun.time();
+        tracing::info!(step = time.step.name(), ms = time.ms, detail = detail.as_deref(), "step done");
+        self.tell(Progress::StepDone { step: time.step, ms: time.ms, detail });
+        self.steps.push(time);
+    }
+
+    /// Takes the steps in their order. When one fails, what the ones before it have done is undone.
+    pub(super) async fn carry_out(&mut self, to: &Version, steps: &[Step]) -> Result<(), OperationError> {
+        let switches = steps.contains(&Step::Swap) && self.request.kind != Kind::Restart;
+        if self.request.retry {
+            self.change_status(to, Event::Retried)?;
+        }
+        if switches {
+            self.journal(to)?;
+        }
+        let mut result = Ok(());
+        for step in steps {
+            let begun = self.begin(*step);
+            match self.take(*step, to).await {
+                Ok(detail) => self.end(begun, detail),
+                Err(error) => {
+                    self.steps.push(begun.time());
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if let Err(error) = &result {
+            self.undo(to, error).await;
+        }
+        if switches && result.is_ok() {
+            self.prune();
+        }
+        result
+    }
+
+    async fn take(&mut self, step: Step, to: &Version) -> Result<Option<String>, OperationError> {
+        match step {
+            Step::Resolve | Step::CodeChange => Ok(None),
+            Step::Fetch => self.fetch(to).await,
+            Step::Verify => self.verify(to).await,
+            Step::Unpack => self.unpack(to).await,
+            Step::Configure => {
+                self.effective = Some(super::configure(self.node, to)?);
+                Ok(None)
+            }
+            Step::Preflight => self.preflight(to).await,
+            Step::Start => self.start(to).await,
+            Step::Health => self.health(to).await,
+            Step::Swap => self.swap(to).await,
+            Step::Record => self.record(to).await,
+            Step::Drain => self.drain().await,
+        }
+    }
+
+    /// Notes what is under way, so that a start after a death can say what became of it.
+    fn journal(&self, to: &Version) -> Result<(), OperationError> {
+        let operation = OperationRecord {
+            kind: self.request.kind,
+            from: self.from.clone(),
+            to: to.clone(),
+            started_at: Utc::now(),
+            uid: self.uid,
+        };
+        Ok(self.node.change_record(|record| record.operation = Some(operation))?)
+    }
+
+    /// Takes a step of the status table for an installed release; one that the table does not have is left out.
+    fn change_status(&self, version: &Version, event: Event) -> Result<(), OperationError> {
+        Ok(self.node.change_record(|record| {
+            if let Some(release) = record.releases.get_mut(version)
+                && let Ok(next) = release.status.clone().next(event)
+            {
+                release.status = next;
+                release.since = Utc::now();
+            }
+        })?)
+    }
+
+    /// Brings everything back to what it was before the operation.
+    async fn undo(&mut self, to: &Version, error: &OperationError) {
+        self.give_up_candidate().await;
+        let failed = Event::Failed { reason: error.describe(), at: Utc::now() };
+        let (blamed, kind) = (error.blames_release(), self.request.kind);
+        let cleared = self.node.change_record(|record| {
+            record.operation = None;
+            let tried = blamed && !matches!(kind, Kind::Check | Kind::Restart);
+            if let Some(release) = record.releases.get_mut(to).filter(|_| tried)
+                // A release that has served well stays what it is: the table has a dash there.
+                && let Ok(next) = release.status.clone().next(failed)
+            {
+                release.status = next;
+                release.since = Utc::now();
+            }
+        });
+        if let Err(error) = cleared {
+            tracing::error!(%error, "the failed operation is not recorded");
+        }
+    }
+
+    /// Removes releases; the record first, so that it never names what is gone.
+    pub(super) fn remove(&self, versions: Vec<Version>) -> Result<Vec<Version>, OperationError> {
+        for version in &versions {
+            self.node.change_record(|record| {
+                record.releases.remove(version);
+            })?;
+            self.node.tree.remove(version)?;
+        }
+        Ok(versions)
+    }
+
+    /// After an operation that succeeded, keeps the newest releases. A failure is said and changes nothing.
+    fn prune(&self) {
+        let keep = OperationRequest {
+            keep: Some(self.node.settings.upgrade.keep_releases),
+            ..OperationRequest::new(Kind::Prune)
+        };
+        let pruned = match relmgr_model::plan::plan(&keep, &self.node.facts()) {
+            Ok(relmgr_model::plan::Plan::Remove { versions }) => self.remove(versions).map(drop),
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(refusal.into()),
+        };
+        if let Err(error) = pruned {
+            self.warn(format!("old releases are not removed: {}", error.describe()));
+        }
+    }
+
+    /// Whether `version` is known as installed.
+    pub(super) fn is_installed(&self, version: &Version) -> bool {
+        self.node.with(|state| state.record.releases.contains_key(version))
+    }
+
+    /// The status of an installed release.
+    pub(super) fn status_of(&self, version: &Version) -> Option<Status> {
+        self.node.with(|state| state.record.releases.get(version).map(|release| release.status.clone()))
+    }
+}

@@ -1,0 +1,209 @@
+//! The host process as the supervisor sees it: started, commanded, watched.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use relmgr_model::host::{
+    Answer, CHANNEL_FD, Command, Envelope, FIRST_LISTENER_FD, HostError, HostStart, Reply,
+};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::Child;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::lock;
+
+/// The executable that runs, whatever lies at its path today.
+pub const SELF: &str = "/proc/self/exe";
+
+/// A host that was told to stop gets this much longer than the drain deadline: its application's own stop.
+const STOP_SLACK: Duration = Duration::from_secs(20);
+
+/// A call to the host that gave nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// The host says why.
+    #[error(transparent)]
+    Refused(#[from] HostError),
+    /// There is no host to say anything.
+    #[error("the host died ({0})")]
+    Died(String),
+}
+
+/// A host process that could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("the host process cannot be started")]
+pub struct SpawnError(#[from] std::io::Error);
+
+type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, HostError>>>>>;
+
+/// A running, or just ended, host.
+#[derive(Debug)]
+pub struct HostProcess {
+    /// Its process.
+    pub pid: u32,
+    next: AtomicU64,
+    outbox: mpsc::UnboundedSender<Envelope>,
+    pending: Pending,
+    ended: watch::Receiver<Option<String>>,
+    stopping: AtomicBool,
+}
+
+impl HostProcess {
+    /// Starts a host with copies of the listening sockets; it does not accept yet.
+    ///
+    /// # Errors
+    /// [`SpawnError`].
+    pub fn spawn(listeners: Vec<OwnedFd>) -> Result<Arc<Self>, SpawnError> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = std::process::Command::new(SELF);
+        std::os::unix::process::CommandExt::arg0(&mut command, "relmgr");
+        command.arg("host");
+        let sockets = std::iter::once(OwnedFd::from(theirs)).chain(listeners);
+        let numbers = std::iter::once(CHANNEL_FD).chain(FIRST_LISTENER_FD..);
+        let mappings = sockets.zip(numbers).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
+        command.fd_mappings(mappings.collect()).map_err(std::io::Error::other)?;
+        let child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
+
+        let (reader, writer) = UnixStream::from_std(ours)?.into_split();
+        let (outbox, commands) = mpsc::unbounded_channel();
+        let (died, ended) = watch::channel(None);
+        let pending = Pending::default();
+        let process = Arc::new(Self {
+            pid: child.id().unwrap_or(0),
+            next: AtomicU64::new(1),
+            outbox,
+            pending: pending.clone(),
+            ended,
+            stopping: AtomicBool::new(false),
+        });
+        tokio::spawn(write_commands(writer, commands));
+        tokio::spawn(read_replies(reader, pending.clone()));
+        tokio::spawn(watch_child(child, pending, died));
+        Ok(process)
+    }
+
+    /// Tells the host what it needs before it serves.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn init(&self, start: HostStart) -> Result<(), CallError> {
+        self.call(Command::Init(start)).await.map(drop)
+    }
+
+    /// Sends a command and waits for its answer, for as long as the host lives.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call(&self, command: Command) -> Result<Answer, CallError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        lock(&self.pending).insert(id, sender);
+        // Looked at after the place in the queue is taken: a death in between is seen by one of the two.
+        if let Some(how) = self.ended.borrow().clone() {
+            return Err(CallError::Died(how));
+        }
+        let _ = self.outbox.send(Envelope { id, command });
+        match answer.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(CallError::Died(self.wait().await)),
+        }
+    }
+
+    /// Waits for the end of the process; how it ended.
+    pub async fn wait(&self) -> String {
+        let mut ended = self.ended.clone();
+        let how = ended.wait_for(Option::is_some).await;
+        how.ok().and_then(|how| how.clone()).unwrap_or_else(|| "nobody knows how".into())
+    }
+
+    /// Whether it was told to stop: then its end is no death.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Stops the host gracefully, by force when it takes too long.
+    pub async fn stop(&self, drain: Duration) {
+        self.stopping.store(true, Ordering::Release);
+        let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        let gracefully = async {
+            // When it is dead already, `wait` returns at once.
+            let _ = self.call(Command::Stop { drain_ms }).await;
+            self.wait().await
+        };
+        if tokio::time::timeout(drain + STOP_SLACK, gracefully).await.is_err() {
+            tracing::warn!(pid = self.pid, "the host does not stop and is killed");
+            self.kill();
+            self.wait().await;
+        }
+    }
+
+    /// Kills the process.
+    pub fn kill(&self) {
+        if let Ok(pid) = i32::try_from(self.pid)
+            && self.ended.borrow().is_none()
+        {
+            // An error means that it is gone.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+async fn write_commands(mut writer: OwnedWriteHalf, mut commands: mpsc::UnboundedReceiver<Envelope>) {
+    while let Some(envelope) = commands.recv().await {
+        // Every command has a JSON form.
+        let Ok(mut line) = serde_json::to_vec(&envelope) else { continue };
+        line.push(b'\n');
+        if writer.write_all(&line).await.is_err() {
+            // The host is gone; whoever waits is told by `watch_child`.
+            return;
+        }
+    }
+}
+
+async fn read_replies(reader: OwnedReadHalf, pending: Pending) {
+    let mut lines = BufReader::new(reader).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str::<Reply>(&line) {
+            Ok(reply) => {
+                if let Some(waiting) = lock(&pending).remove(&reply.id) {
+                    let _ = waiting.send(reply.result);
+                }
+            }
+            Err(error) => tracing::error!(%error, "the host's reply does not parse"),
+        }
+    }
+}
+
+async fn watch_child(mut child: Child, pending: Pending, died: watch::Sender<Option<String>>) {
+    let how = match child.wait().await {
+        Ok(status) => describe(status),
+        Err(error) => error.to_string(),
+    };
+    died.send_replace(Some(how));
+    // Drops the senders: everyone who waits for an answer looks at how it ended.
+    lock(&pending).clear();
+}
+
+/// How a process ended, in words.
+pub fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(number)) => match Signal::try_from(number) {
+            Ok(signal) => format!("signal {number} {signal}"),
+            Err(_) => format!("signal {number}"),
+        },
+        (None, None) => "neither exit code nor signal".into(),
+    }
+}

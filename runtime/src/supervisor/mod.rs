@@ -1,0 +1,238 @@
+//! The supervisor: the process with the stable pid. It holds the listening sockets, the control socket and the
+//! release handler, and starts the host again when it dies. It loads no application code.
+//!
+//! ```text
+//! run            lock, settings, record, listeners; boot; until told to stop
+//!   ├─ boot      a host with the permanent release; again after a death, under the intensity
+//!   ├─ control   the control socket
+//!   │    └─ handler   one operation at a time: plan, walk, history
+//!   └─ host_process, preflight   the two kinds of children
+//! ```
+
+mod boot;
+mod control;
+mod handler;
+mod host_process;
+mod listeners;
+mod node;
+mod preflight;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::Utc;
+use nix::fcntl::{Flock, FlockArg};
+use relmgr_model::control::Outcome;
+use relmgr_model::home::Home;
+use relmgr_model::record::{HistoryEntry, OperationRecord};
+use relmgr_model::settings::{Settings, SettingsError};
+use relmgr_store::journal::{self, JournalError};
+use relmgr_store::repository::{Repository, RepositoryError};
+use relmgr_store::tree::{ReleaseTree, TreeError};
+use tokio::signal::unix::{SignalKind, signal};
+
+use listeners::{BindError, Listener};
+use node::{End, Node};
+
+/// Locks without minding a panic under the lock: every value behind one is whole at every point.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A node that cannot run, or that gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `relmgr.toml` is not there or not readable.
+    #[error("{} cannot be read: a node's home holds relmgr.toml (--home or RELMGR_HOME says where)", path.display())]
+    ReadSettings {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `relmgr.toml` is wrong.
+    #[error("{}: {source}", path.display())]
+    Settings {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        source: SettingsError,
+    },
+    /// Another supervisor runs this home.
+    #[error("another supervisor (pid {pid}) runs this home: `relmgr stop` ends it")]
+    Locked {
+        /// Its process.
+        pid: String,
+    },
+    /// The system refused.
+    #[error("{} cannot be {what}", path.display())]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// `read` or `written`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The repository's URL is wrong.
+    #[error("repository.url: {0}")]
+    Repository(#[source] RepositoryError),
+    /// The node's memory.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The releases on disk.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The host dies too often.
+    #[error("the node gave up: {0}")]
+    GaveUp(String),
+}
+
+/// Runs the node at `home` until it is told to stop.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(home: Home) -> Result<(), RunError> {
+    let io = |path: std::path::PathBuf, what| move |source| RunError::Io { path, what, source };
+    let settings = read_settings(&home)?;
+    // 1. One supervisor a home.
+    std::fs::create_dir_all(home.run()).map_err(io(home.run(), "written"))?;
+    let _lock = take_lock(&home)?;
+    // 2. What is remembered, and what a death left behind.
+    ReleaseTree::new(home.clone()).prepare()?;
+    let record = journal::load(&home, &settings.app)?;
+    // 3. The sockets; from here on clients wait instead of being refused.
+    let listeners = settings.listen.http.iter().copied().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+    for listener in &listeners {
+        tracing::info!(address = %listener.address, "listening");
+    }
+    let repository = Repository::open(&settings.repository.url).map_err(RunError::Repository)?;
+    let node = Node::new(home, settings, repository, record, listeners);
+    let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
+    let control = control::bind(&node.home.control_socket());
+    let control = control.map_err(io(node.home.control_socket(), "written"))?;
+    // 4. An operation that a death interrupted ends here, in a definite state.
+    resolve_interrupted(&node)?;
+    // 5. The permanent release.
+    tokio::spawn(control::serve(node.clone(), control));
+    let mut end = node.end.subscribe();
+    let booting = tokio::spawn({
+        let node = node.clone();
+        async move {
+            boot::boot(&node).await;
+            notify(&[sd_notify::NotifyState::Ready]);
+        }
+    });
+    tokio::select! {
+        _ = end.wait_for(Option::is_some) => {}
+        name = signals.stop() => {
+            tracing::info!("{name}: the node stops");
+            node.end_for(End::Asked);
+        }
+    }
+    booting.abort();
+    notify(&[sd_notify::NotifyState::Stopping]);
+    stop(&node).await;
+    let why = end.borrow().clone();
+    match why {
+        Some(End::GaveUp(words)) => Err(RunError::GaveUp(words)),
+        _ => Ok(()),
+    }
+}
+
+async fn stop(node: &Arc<Node>) {
+    if let Some(host) = node.host() {
+        let drain = node.settings.upgrade.drain;
+        host.stop(drain).await;
+    }
+    // Nobody is to wait for a node that is gone.
+    let _ = std::fs::remove_file(node.home.control_socket());
+}
+
+/// The signals by which a node is told to stop.
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Tells systemd, where it started this.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::warn!(%error, "systemd is not told");
+    }
+}
+
+/// Reads `relmgr.toml`.
+///
+/// # Errors
+/// [`RunError::ReadSettings`] and [`RunError::Settings`].
+pub fn read_settings(home: &Home) -> Result<Settings, RunError> {
+    let path = home.settings();
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(RunError::ReadSettings { path, source }),
+    };
+    Settings::parse(&text).map_err(|source| RunError::Settings { path, source })
+}
+
+/// Takes the home's lock, which ends with the process however that ends.
+fn take_lock(home: &Home) -> Result<Flock<File>, RunError> {
+    let path = home.lock();
+    let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = opened.map_err(|source| RunError::Io { path: path.clone(), what: "written", source })?;
+    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        RunError::Locked { pid: pid.trim().to_owned() }
+    })?;
+    // For people only: the lock is what counts, so this need not be durable.
+    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    written.map_err(|source| RunError::Io { path, what: "written", source })?;
+    Ok(lock)
+}
+
+/// The operation that was under way when the last supervisor ended did not come to its record, so the release
+/// before it is still the permanent one: that is said, and the operation is over.
+fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
+    let interrupted = node.with(|state| state.record.operation.clone());
+    let Some(OperationRecord { kind, from, to, started_at, uid }) = interrupted else { return Ok(()) };
+    let serves = node.facts().permanent.map_or_else(|| "no release".to_owned(), |version| version.to_string());
+    tracing::warn!(kind = kind.name(), %to, "an operation was interrupted; the node boots {serves}");
+    let now = Utc::now();
+    let ms = (now - started_at).num_milliseconds().max(0) as f64;
+    let error = Some(format!("the node ended in the middle of it and boots {serves}"));
+    journal::append_history(
+        &node.home,
+        &HistoryEntry {
+            at: now,
+            kind,
+            uid: Some(uid),
+            from,
+            to: Some(to),
+            outcome: Outcome::Interrupted,
+            error,
+            ms,
+            steps: vec![],
+        },
+    )?;
+    node.change_record(|record| record.operation = None)
+}

@@ -1,0 +1,301 @@
+//! What the supervisor knows: settings, the record, and what only living processes make true.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use relmgr_model::Version;
+use relmgr_model::control::{
+    CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease, ReleaseList, ReleaseStatus,
+};
+use relmgr_model::home::Home;
+use relmgr_model::host::{Answer, Command, HostStart};
+use relmgr_model::manifest::AbiVersion;
+use relmgr_model::plan::{Facts, Machine};
+use relmgr_model::record::NodeRecord;
+use relmgr_model::settings::Settings;
+use relmgr_model::status::Status;
+use relmgr_store::journal::{self, JournalError};
+use relmgr_store::repository::Repository;
+use relmgr_store::tree::ReleaseTree;
+use tokio::sync::watch;
+
+use super::host_process::{CallError, HostProcess, SpawnError};
+use super::listeners::Listener;
+use super::lock;
+
+/// The target triple that relmgr itself was built for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A node while its supervisor runs.
+pub struct Node {
+    /// Its home directory.
+    pub home: Home,
+    /// `relmgr.toml`.
+    pub settings: Settings,
+    /// The installed releases on disk.
+    pub tree: ReleaseTree,
+    /// Where releases come from.
+    pub repository: Repository,
+    /// What releases must fit.
+    pub machine: Machine,
+    /// The listening sockets.
+    pub listeners: Vec<Listener>,
+    /// Held by the operation that is under way.
+    pub operations: tokio::sync::Mutex<()>,
+    /// Set once, when the node is to end.
+    pub end: watch::Sender<Option<End>>,
+    started_at: DateTime<Utc>,
+    state: Mutex<State>,
+}
+
+/// Why a node ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Someone asked for it.
+    Asked,
+    /// The host dies too often.
+    GaveUp(String),
+}
+
+/// What changes while the supervisor runs.
+pub struct State {
+    /// What `state.json` says.
+    pub record: NodeRecord,
+    /// The release that serves.
+    pub current: Option<Serving>,
+    /// The process that serves.
+    pub host: Option<Arc<HostProcess>>,
+    /// How often a host was started again after it died.
+    pub host_restarts: u64,
+    /// When hosts died, as far back as `supervisor.period`.
+    pub deaths: VecDeque<Instant>,
+    /// What an operation that is under way is called, for the one who is refused.
+    pub running: Option<String>,
+    /// The last operation that ended.
+    pub last_operation: Option<Operation>,
+    /// The node has given up, or was told to stop.
+    pub stopped: bool,
+}
+
+/// The release that serves.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// Its version.
+    pub version: Version,
+    /// Its generation in the host.
+    pub generation: u64,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
+impl Node {
+    /// Has the node end; the first reason counts.
+    pub fn end_for(&self, why: End) {
+        self.with(|state| state.stopped = true);
+        self.end.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert(why);
+            first
+        });
+    }
+
+    /// A node whose processes are not up yet.
+    pub fn new(
+        home: Home,
+        settings: Settings,
+        repository: Repository,
+        record: NodeRecord,
+        listeners: Vec<Listener>,
+    ) -> Arc<Self> {
+        let machine = Machine {
+            app: settings.app.clone(),
+            target: TARGET.into(),
+            glibc: crate::host::loader::sys::glibc_version(),
+            abi: AbiVersion { major: relmgr_abi::ABI_MAJOR, minor: relmgr_abi::ABI_MINOR },
+        };
+        let state = State {
+            record,
+            current: None,
+            host: None,
+            host_restarts: 0,
+            deaths: VecDeque::new(),
+            running: None,
+            last_operation: None,
+            stopped: false,
+        };
+        Arc::new(Self {
+            tree: ReleaseTree::new(home.clone()),
+            home,
+            settings,
+            repository,
+            machine,
+            listeners,
+            operations: tokio::sync::Mutex::new(()),
+            end: watch::Sender::new(None),
+            started_at: Utc::now(),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Looks at, or changes, what changes. `f` must not wait for anything.
+    pub fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        f(&mut lock(&self.state))
+    }
+
+    /// Changes the record, in memory when it is on disk.
+    ///
+    /// # Errors
+    /// [`JournalError`]; nothing has changed then.
+    pub fn change_record(&self, change: impl FnOnce(&mut NodeRecord)) -> Result<(), JournalError> {
+        // Under the lock, so that no other change comes in between: a start and an operation may meet.
+        self.with(|state| {
+            let mut record = state.record.clone();
+            change(&mut record);
+            if record != state.record {
+                journal::save(&self.home, &record)?;
+                state.record = record;
+            }
+            Ok(())
+        })
+    }
+
+    /// The host that serves.
+    pub fn host(&self) -> Option<Arc<HostProcess>> {
+        self.with(|state| state.host.clone())
+    }
+
+    /// Starts a host process that does not accept yet.
+    ///
+    /// # Errors
+    /// [`SpawnError`], or that it died at once.
+    pub async fn start_host(&self) -> Result<Arc<HostProcess>, HostStartError> {
+        let lent = self.listeners.iter().map(Listener::lend).collect::<Result<Vec<_>, _>>();
+        let host = HostProcess::spawn(lent.map_err(SpawnError::from)?)?;
+        let start = HostStart {
+            listeners: self.listeners.len(),
+            version_path: self.settings.http.version_path.clone(),
+            limits: self.settings.http.limits.clone(),
+            unload: self.settings.loader.unload,
+        };
+        host.init(start).await?;
+        Ok(host)
+    }
+
+    /// The facts that a plan is decided from, without the channel's.
+    pub fn facts(&self) -> Facts {
+        self.with(|state| Facts {
+            current: state.current.as_ref().map(|serving| serving.version.clone()),
+            prev: state.record.prev.clone(),
+            permanent: state.record.permanent.clone(),
+            channel: None,
+            releases: state
+                .record
+                .releases
+                .iter()
+                .map(|(version, release)| (version.clone(), release.status.clone()))
+                .collect(),
+        })
+    }
+
+    /// The answer to `ping`.
+    pub fn pong(&self) -> Pong {
+        Pong {
+            app: self.settings.app.clone(),
+            supervisor_pid: std::process::id(),
+            relmgr: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
+    /// The answer to `status`.
+    pub async fn status(&self) -> NodeStatus {
+        let generations = self.generations().await;
+        let addresses = self.listeners.iter().map(|listener| listener.address);
+        self.with(|state| {
+            let permanent = state.record.permanent.clone();
+            let current = state.current.as_ref().map(|serving| CurrentRelease {
+                version: serving.version.clone(),
+                status: if permanent.as_ref() == Some(&serving.version) { "permanent" } else { "current" }.into(),
+                since: serving.since,
+            });
+            NodeStatus {
+                app: self.settings.app.clone(),
+                home: absolute(&self.home),
+                phase: state.phase(),
+                supervisor_pid: std::process::id(),
+                host_pid: state.host.as_ref().map(|host| host.pid),
+                started_at: self.started_at,
+                host_restarts: state.host_restarts,
+                current,
+                prev: state.record.prev.clone().map(|version| PrevRelease { version }),
+                permanent,
+                probation_ends_at: None,
+                generations,
+                listeners: addresses.map(|address: SocketAddr| address.to_string()).collect(),
+                last_operation: state.last_operation.clone(),
+            }
+        })
+    }
+
+    async fn generations(&self) -> Vec<GenerationStatus> {
+        let Some(host) = self.host() else { return vec![] };
+        // A host whose workers are all stuck must not keep `status` from answering.
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(1), host.call(Command::Generations));
+        match asked.await {
+            Ok(Ok(Answer::Generations { generations })) => generations,
+            _ => vec![],
+        }
+    }
+
+    /// The answer to `releases`.
+    pub fn releases(&self) -> ReleaseList {
+        self.with(|state| {
+            let serving = state.current.as_ref().map(|serving| &serving.version);
+            let record = &state.record;
+            let releases = record.releases.iter().rev().map(|(version, release)| {
+                let is_current = serving == Some(version) && release.status != Status::Permanent;
+                let reason = match &release.status {
+                    Status::Failed { reason, .. } => Some(reason.clone()),
+                    _ => None,
+                };
+                ReleaseStatus {
+                    version: version.clone(),
+                    status: if is_current { "current" } else { release.status.name() }.into(),
+                    reason,
+                    prev: record.prev.as_ref() == Some(version),
+                    installed_at: release.installed_at,
+                }
+            });
+            ReleaseList { releases: releases.collect() }
+        })
+    }
+}
+
+/// A host that could not be brought up.
+#[derive(Debug, thiserror::Error)]
+pub enum HostStartError {
+    /// There is no process.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// It did not get as far as to serve.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl State {
+    fn phase(&self) -> Phase {
+        match (&self.host, &self.running) {
+            _ if self.stopped => Phase::Stopped,
+            (None, _) => Phase::Booting,
+            (Some(_), Some(_)) => Phase::Upgrading,
+            (Some(_), None) => Phase::Steady,
+        }
+    }
+}
+
+fn absolute(home: &Home) -> PathBuf {
+    std::path::absolute(home.path()).unwrap_or_else(|_| home.path().to_owned())
+}
