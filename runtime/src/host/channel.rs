@@ -129,7 +129,8 @@ fn watch_for_orphanhood() -> anyhow::Result<()> {
 
     let channel = sys::duplicate(CHANNEL_FD).context("the supervisor's channel")?;
     let watch = move || {
-        let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLRDHUP)];
+        // No event is asked for: the end of the other side is always told.
+        let mut fds = [PollFd::new(channel.as_fd(), PollFlags::empty())];
         while poll(&mut fds, PollTimeout::NONE).is_err() {}
         std::thread::sleep(ORPHAN_DRAIN * 5);
         std::process::exit(1);

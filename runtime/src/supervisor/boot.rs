@@ -32,8 +32,8 @@ pub async fn boot(node: &Arc<Node>) {
     let mut serving = None;
     for (at, version) in candidates.iter().enumerate() {
         match load(node, &host, version).await {
-            Ok(generation) => {
-                serving = Some(Serving { version: version.clone(), generation, since: Utc::now() });
+            Ok(()) => {
+                serving = Some(Serving { version: version.clone(), since: Utc::now() });
                 if at > 0 {
                     tracing::error!(%version, "the previous release serves instead of the permanent one");
                 }
@@ -56,11 +56,14 @@ pub async fn boot(node: &Arc<Node>) {
     watch(node, host);
 }
 
-async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<u64, OperationError> {
+async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), OperationError> {
     let effective = handler::configure(node, version)?;
     let library = node.home.release(version).join(node.tree.manifest(version)?.library);
-    let library = std::path::absolute(&library)
-        .map_err(|source| OperationError::Io { path: library, what: "read", source })?;
+    let library = std::path::absolute(&library).map_err(|source| OperationError::Io {
+        path: library,
+        what: "read",
+        source,
+    })?;
     let request = handler::load_request(node, version, library, &effective)?;
     let failed = |error| OperationError::Host { version: version.clone(), error };
     let Answer::Loaded { generation } = host.call(Command::Load(request)).await.map_err(failed)? else {
@@ -68,7 +71,7 @@ async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<u64,
     };
     host.call(Command::Swap { generation }).await.map_err(failed)?;
     host.call(Command::Commit { generation }).await.map_err(failed)?;
-    Ok(generation)
+    Ok(())
 }
 
 fn tell_failure(node: &Node, version: &Version, error: &OperationError) {
@@ -117,7 +120,9 @@ async fn after_death(node: &Arc<Node>, how: &str) {
     });
     if too_often {
         let period = humantime::format_duration(period);
-        let words = format!("the host died more than {intensity} times in {period} (supervisor.intensity), last by {how}");
+        let words = format!(
+            "the host died more than {intensity} times in {period} (supervisor.intensity), last by {how}"
+        );
         node.end_for(End::GaveUp(words));
         return;
     }

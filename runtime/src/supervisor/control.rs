@@ -97,7 +97,8 @@ async fn read_request(request: Request<Incoming>) -> Result<OperationRequest, Fa
     let fault = |error: String| Fault { error, hint: None };
     let body = Limited::new(request.into_body(), REQUEST_BYTES).collect().await;
     let body = body.map_err(|error| fault(format!("the request was not read: {error}")))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| fault(format!("the request does not parse: {error}")))
+    serde_json::from_slice(&body.to_bytes())
+        .map_err(|error| fault(format!("the request does not parse: {error}")))
 }
 
 fn operate(node: &Arc<Node>, request: OperationRequest, uid: u32) -> Response<Body> {

@@ -11,7 +11,9 @@ const BACKLOG: i32 = 4096;
 
 /// An address that cannot be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("{address} cannot be listened on: is another program using it? (`ss -ltnp` shows; listen.http in relmgr.toml)")]
+#[error(
+    "{address} cannot be listened on: is another program using it? (`ss -ltnp` shows; listen.http in relmgr.toml)"
+)]
 pub struct BindError {
     address: SocketAddr,
     #[source]

@@ -108,7 +108,8 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     ReleaseTree::new(home.clone()).prepare()?;
     let record = journal::load(&home, &settings.app)?;
     // 3. The sockets; from here on clients wait instead of being refused.
-    let listeners = settings.listen.http.iter().copied().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+    let listeners =
+        settings.listen.http.iter().copied().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
     for listener in &listeners {
         tracing::info!(address = %listener.address, "listening");
     }
@@ -176,7 +177,7 @@ impl Signals {
 
 /// Tells systemd, where it started this.
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(false, states) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "systemd is not told");
     }
 }
@@ -215,7 +216,8 @@ fn take_lock(home: &Home) -> Result<Flock<File>, RunError> {
 fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
     let interrupted = node.with(|state| state.record.operation.clone());
     let Some(OperationRecord { kind, from, to, started_at, uid }) = interrupted else { return Ok(()) };
-    let serves = node.facts().permanent.map_or_else(|| "no release".to_owned(), |version| version.to_string());
+    let serves =
+        node.facts().permanent.map_or_else(|| "no release".to_owned(), |version| version.to_string());
     tracing::warn!(kind = kind.name(), %to, "an operation was interrupted; the node boots {serves}");
     let now = Utc::now();
     let ms = (now - started_at).num_milliseconds().max(0) as f64;

@@ -9,7 +9,8 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use relmgr_model::Version;
 use relmgr_model::control::{
-    CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease, ReleaseList, ReleaseStatus,
+    CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease, ReleaseList,
+    ReleaseStatus,
 };
 use relmgr_model::home::Home;
 use relmgr_model::host::{Answer, Command, HostStart};
@@ -86,8 +87,6 @@ pub struct State {
 pub struct Serving {
     /// Its version.
     pub version: Version,
-    /// Its generation in the host.
-    pub generation: u64,
     /// Since when.
     pub since: DateTime<Utc>,
 }
@@ -218,7 +217,8 @@ impl Node {
             let permanent = state.record.permanent.clone();
             let current = state.current.as_ref().map(|serving| CurrentRelease {
                 version: serving.version.clone(),
-                status: if permanent.as_ref() == Some(&serving.version) { "permanent" } else { "current" }.into(),
+                status: if permanent.as_ref() == Some(&serving.version) { "permanent" } else { "current" }
+                    .into(),
                 since: serving.since,
             });
             NodeStatus {

@@ -47,7 +47,10 @@ static THREAD_ATEXIT: Real<unsafe extern "C" fn(Destructor, *mut c_void, *mut c_
     Real::new(c"__cxa_thread_atexit_impl");
 
 /// Has libc call `destructor(value)` at the calling thread's end, as for a thread-local of the executable.
-#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "libc hands the pointer on to `destructor`, nothing reads it here")]
+#[allow(
+    clippy::not_unsafe_ptr_arg_deref,
+    reason = "libc hands the pointer on to `destructor`, nothing reads it here"
+)]
 pub fn at_thread_end(destructor: Destructor, value: *mut c_void) {
     // SAFETY: the destructor lies in the executable, which is never unmapped; an address within it stands for
     // it. It fails when memory runs out only, and then the value is leaked.

@@ -39,7 +39,9 @@ pub enum OperationError {
         misfit: Misfit,
     },
     /// Nobody vouches for the release.
-    #[error("{version} is not signed: releases from this repository are accepted unsigned only with `repository.allow_unsigned = true` in relmgr.toml")]
+    #[error(
+        "{version} is not signed: releases from this repository are accepted unsigned only with `repository.allow_unsigned = true` in relmgr.toml"
+    )]
     Unsigned {
         /// The release.
         version: Version,

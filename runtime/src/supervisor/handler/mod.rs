@@ -20,8 +20,8 @@ use relmgr_store::journal;
 use tokio::sync::mpsc;
 
 pub use configure::configure;
-pub use switch::load_request;
 pub use error::OperationError;
+pub use switch::load_request;
 
 use super::node::Node;
 use walk::Walk;
@@ -83,7 +83,9 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
     let from = walk.from.clone();
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
-        Err(error) => (if walk.rolled_back { Outcome::RolledBack } else { Outcome::Failed }, Some(error.describe())),
+        Err(error) => {
+            (if walk.rolled_back { Outcome::RolledBack } else { Outcome::Failed }, Some(error.describe()))
+        }
     };
     let operation = Operation {
         kind: request.kind,
@@ -98,7 +100,9 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
     let ms = milliseconds(begun);
     match &operation.error {
         None => tracing::info!(kind = request.kind.name(), to = ?operation.to, ms, "operation done"),
-        Some(error) => tracing::error!(kind = request.kind.name(), to = ?operation.to, ms, "operation failed: {error}"),
+        Some(error) => {
+            tracing::error!(kind = request.kind.name(), to = ?operation.to, ms, "operation failed: {error}")
+        }
     }
     if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
         tell_history(node, &operation, Some(uid), ms);

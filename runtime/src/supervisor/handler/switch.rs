@@ -76,9 +76,13 @@ impl Walk<'_> {
     }
 
     /// The new host serves: the old one finishes what it has begun and goes.
-    async fn replace_host(&mut self, to: &Version, generation: u64) -> Result<Option<String>, OperationError> {
+    async fn replace_host(
+        &mut self,
+        to: &Version,
+        generation: u64,
+    ) -> Result<Option<String>, OperationError> {
         let Some(host) = self.host.clone() else { return Err(OperationError::NoHost) };
-        let serving = Serving { version: to.clone(), generation, since: Utc::now() };
+        let serving = Serving { version: to.clone(), since: Utc::now() };
         let old = self.node.with(|state| {
             state.current = Some(serving);
             state.host.replace(host.clone())
@@ -102,7 +106,7 @@ impl Walk<'_> {
         }
         // The point of no return: from here on the node boots the new release.
         self.candidate = None;
-        let serving = Serving { version: to.clone(), generation, since: Utc::now() };
+        let serving = Serving { version: to.clone(), since: Utc::now() };
         self.node.with(|state| state.current = Some(serving));
         if let Err(error) = self.node.tree.set_links(Some(to), prev.as_ref()) {
             self.warn(format!("the links are rebuilt at the next start: {error}"));
@@ -120,13 +124,11 @@ impl Walk<'_> {
             written.map_err(|source| OperationError::Io { path, what: "written", source })?;
         }
         let now = Utc::now();
-        let status = self.status_of(to);
         Ok(self.node.change_record(|record| {
             if let Some(release) = prev.and_then(|prev| record.releases.get_mut(prev)) {
                 step(release, Event::Superseded, now);
             }
             if let Some(release) = record.releases.get_mut(to) {
-                debug_assert!(status.is_some());
                 step(release, Event::Swapped, now);
                 step(release, Event::Committed, now);
             }
@@ -149,7 +151,9 @@ impl Walk<'_> {
                 }
                 if !pinned.is_empty() {
                     let reasons = pinned.join("; ");
-                    self.warn(format!("{from} is still in memory: {reasons}; it is tried again, see `relmgr status`"));
+                    self.warn(format!(
+                        "{from} is still in memory: {reasons}; it is tried again, see `relmgr status`"
+                    ));
                 }
                 Ok(pinned.is_empty().then(|| format!("{from} unmapped")))
             }
@@ -214,8 +218,11 @@ pub fn load_request(
 ) -> Result<LoadRequest, OperationError> {
     let manifest = node.tree.manifest(version)?;
     let directory = node.home.release(version);
-    let directory = std::path::absolute(&directory)
-        .map_err(|source| OperationError::Io { path: directory, what: "read", source })?;
+    let directory = std::path::absolute(&directory).map_err(|source| OperationError::Io {
+        path: directory,
+        what: "read",
+        source,
+    })?;
     let sha256 = manifest.files.get(&manifest.library).map(|digest| digest.sha256.clone());
     Ok(LoadRequest {
         version: version.clone(),

@@ -10,7 +10,7 @@ use relmgr_model::control::{Kind, OperationRequest, Progress, StepTime};
 use relmgr_model::manifest::Manifest;
 use relmgr_model::plan::Step;
 use relmgr_model::record::OperationRecord;
-use relmgr_model::status::{Event, Status};
+use relmgr_model::status::Event;
 
 use super::super::host_process::HostProcess;
 use super::super::node::Node;
@@ -219,15 +219,5 @@ impl<'a> Walk<'a> {
         if let Err(error) = pruned {
             self.warn(format!("old releases are not removed: {}", error.describe()));
         }
-    }
-
-    /// Whether `version` is known as installed.
-    pub(super) fn is_installed(&self, version: &Version) -> bool {
-        self.node.with(|state| state.record.releases.contains_key(version))
-    }
-
-    /// The status of an installed release.
-    pub(super) fn status_of(&self, version: &Version) -> Option<Status> {
-        self.node.with(|state| state.record.releases.get(version).map(|release| release.status.clone()))
     }
 }

@@ -1,0 +1,131 @@
+//! What a command could not do: kind, causes, advice, exit code.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use relmgr_model::control::{Fault, Operation, Outcome, exit};
+
+/// What a failure means to a script that called `relmgr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Refused or failed; the node serves what it served before.
+    Failed,
+    /// The new release was tried and rolled back.
+    RolledBack,
+    /// No node runs there.
+    NotRunning,
+    /// Another operation is running.
+    Busy,
+}
+
+impl Kind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Failed => exit::FAILED,
+            Self::RolledBack => exit::ROLLED_BACK,
+            Self::NotRunning => exit::NOT_RUNNING,
+            Self::Busy => exit::BUSY,
+        }
+    }
+}
+
+/// A command that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandError {
+    kind: Kind,
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+}
+
+impl CommandError {
+    /// A failure with its words.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), causes: vec![], hint: None }
+    }
+
+    /// The same with the chain of `cause`.
+    #[must_use]
+    pub fn because(mut self, cause: &(dyn Error + 'static)) -> Self {
+        let mut next = Some(cause);
+        while let Some(error) = next {
+            self.causes.push(error.to_string());
+            next = error.source();
+        }
+        self
+    }
+
+    /// The same with the chain behind `error`, whose own words have been said.
+    #[must_use]
+    pub fn because_of_source(self, error: &dyn Error) -> Self {
+        match error.source() {
+            Some(source) => self.because(source),
+            None => self,
+        }
+    }
+
+    /// The same with advice.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What the node says of a request that it did not carry out, with the answer's status.
+    pub fn refused(status: http::StatusCode, fault: Fault) -> Self {
+        let kind = if status == http::StatusCode::CONFLICT { Kind::Busy } else { Kind::Failed };
+        Self { kind, message: fault.error, causes: vec![], hint: fault.hint }
+    }
+
+    /// An operation that did not end as asked; `None`: it did.
+    pub fn of_operation(operation: &Operation) -> Option<Self> {
+        let kind = match operation.outcome {
+            Outcome::Done | Outcome::AlreadyDone => return None,
+            Outcome::Failed | Outcome::Interrupted => Kind::Failed,
+            Outcome::RolledBack => Kind::RolledBack,
+        };
+        let message = operation.error.clone().unwrap_or_else(|| "the node does not say why".into());
+        Some(Self { kind, message, causes: vec![], hint: operation.hint.clone() })
+    }
+
+    /// The command's exit code.
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(self.kind.code())
+    }
+
+    /// What is printed to stderr.
+    pub fn text(&self) -> String {
+        let mut text = format!("error: {}\n", self.message);
+        for cause in &self.causes {
+            let _ = writeln!(text, "  because: {cause}");
+        }
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(text, "hint: {hint}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_why_and_what_next() {
+        let cause = std::io::Error::other("disk on fire");
+        let error =
+            CommandError::new(Kind::Failed, "state.json cannot be read").because(&cause).hint("buy a disk");
+        assert_eq!(
+            error.text(),
+            "error: state.json cannot be read\n  because: disk on fire\nhint: buy a disk\n"
+        );
+    }
+
+    #[test]
+    fn a_second_operation_is_told_from_a_refused_one() {
+        let fault = || Fault { error: "no".into(), hint: None };
+        assert_eq!(CommandError::refused(http::StatusCode::CONFLICT, fault()).kind, Kind::Busy);
+        assert_eq!(CommandError::refused(http::StatusCode::BAD_REQUEST, fault()).kind, Kind::Failed);
+    }
+}

@@ -1,0 +1,36 @@
+//! `relmgr host` and `relmgr preflight`: started by the supervisor, not by people.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::host;
+
+/// Serve traffic (started by the supervisor)
+#[derive(Debug, clap::Args)]
+pub struct HostArgs {}
+
+/// Try a release (started by the supervisor)
+#[derive(Debug, clap::Args)]
+pub struct PreflightArgs {
+    /// The release's library
+    library: PathBuf,
+}
+
+pub(super) fn host(HostArgs {}: HostArgs) -> ExitCode {
+    super::init_log();
+    // A terminal and systemd send these to every process of the node. Only the supervisor knows what they mean:
+    // it tells the host to stop over the channel, and requests in flight are finished first. Blocked before the
+    // first thread starts, so that all of them inherit it.
+    let of_the_supervisor: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    if let Err(error) = of_the_supervisor.thread_block() {
+        tracing::warn!(%error, "signals to the whole node will end the host at once");
+    }
+    host::run()
+}
+
+pub(super) fn preflight(args: PreflightArgs) -> ExitCode {
+    super::init_log();
+    host::preflight::run(args.library)
+}

@@ -1,0 +1,168 @@
+//! `relmgr status`
+
+use std::fmt::Write;
+
+use chrono::{DateTime, Utc};
+use relmgr_model::control::{GenerationStatus, NodeStatus, Operation, Phase};
+use relmgr_model::home::Home;
+
+use super::client::Client;
+use super::error::CommandError;
+use super::history::outcome;
+use super::output::{self, Format, moment, or_dash};
+
+/// Show what serves, what is loaded and how the last operation went
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    format: Format,
+}
+
+pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
+    let status: NodeStatus = Client::connect(home).await?.get("/v1/status").await?;
+    if args.format.json {
+        return output::print_json(&status);
+    }
+    output::print(&text(&status, Utc::now()))
+}
+
+fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
+    let mut text = format!("{} in {}: {}\n", status.app, status.home.display(), phase(status.phase));
+    // Writing to a `String` cannot fail.
+    let mut line = |name: &str, words: &str| {
+        let _ = writeln!(text, "  {name:<11} {words}");
+    };
+    match &status.current {
+        Some(current) => {
+            let since = moment(current.since, now);
+            line("current", &format!("{} ({}) since {since}", current.version, current.status));
+        }
+        None => line("current", "none: `relmgr upgrade` installs the channel's release"),
+    }
+    line("prev", &or_dash(status.prev.as_ref().map(|prev| &prev.version)));
+    if status.permanent.as_ref() != status.current.as_ref().map(|current| &current.version) {
+        line("permanent", &or_dash(status.permanent.as_ref()));
+    }
+    if let Some(ends) = status.probation_ends_at {
+        line("probation", &format!("until {}", ends.format("%Y-%m-%d %H:%M:%S UTC")));
+    }
+    line("listeners", &status.listeners.join(", "));
+    line("supervisor", &format!("{} since {}", status.supervisor_pid, moment(status.started_at, now)));
+    let host = status.host_pid.map_or_else(|| "none at the moment".into(), |pid| pid.to_string());
+    line("host", &format!("{host}, started again {} times", status.host_restarts));
+    if let Some(operation) = &status.last_operation {
+        line("last", &last(operation));
+    }
+    text.push_str(&generations(&status.generations));
+    text
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Booting => "booting",
+        Phase::Steady => "steady",
+        Phase::Upgrading => "upgrading",
+        Phase::Probation => "probation",
+        Phase::Stopped => "stopped",
+    }
+}
+
+fn last(operation: &Operation) -> String {
+    let Operation { kind, from, to, error, .. } = operation;
+    let mut words = kind.name().to_owned();
+    match (from, to) {
+        (Some(from), Some(to)) if from != to => _ = write!(words, " {from} -> {to}"),
+        (_, Some(to)) => _ = write!(words, " {to}"),
+        _ => {}
+    }
+    _ = write!(words, ": {}", outcome(operation.outcome));
+    if let Some(error) = error {
+        _ = write!(words, ": {}", error.replace('\n', "\n              "));
+    }
+    words
+}
+
+fn generations(generations: &[GenerationStatus]) -> String {
+    if generations.is_empty() {
+        return String::new();
+    }
+    let head = ["", "GENERATION", "VERSION", "STATE", "IN FLIGHT", "REQUESTS", "PANICS", "THREADS"];
+    let row = |generation: &GenerationStatus| {
+        let state = format!("{:?}", generation.state).to_lowercase();
+        let numbers = [generation.in_flight, generation.requests, generation.panics, generation.threads];
+        let mut cells = vec![String::new(), generation.id.to_string(), generation.version.to_string(), state];
+        cells.extend(numbers.map(|number| number.to_string()));
+        cells
+    };
+    let rows: Vec<_> = generations.iter().map(row).collect();
+    let mut text = output::table(&head, &rows);
+    for generation in generations {
+        for reason in &generation.reasons {
+            _ = writeln!(text, "  generation {} cannot be unmapped: {reason}", generation.id);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relmgr_model::control::{CurrentRelease, GenerationState, Kind, Outcome, PrevRelease};
+
+    #[test]
+    fn the_node_at_a_glance() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let version = |text: &str| text.parse::<relmgr_model::Version>().unwrap();
+        let status = NodeStatus {
+            app: "live-poll".into(),
+            home: "/srv/live-poll".into(),
+            phase: Phase::Steady,
+            supervisor_pid: 4711,
+            host_pid: Some(4712),
+            started_at: at("2026-11-19T08:00:00Z"),
+            host_restarts: 0,
+            current: Some(CurrentRelease {
+                version: version("2026.1120.192733"),
+                status: "permanent".into(),
+                since: at("2026-11-20T19:30:00Z"),
+            }),
+            prev: Some(PrevRelease { version: version("2026.1119.80112") }),
+            permanent: Some(version("2026.1120.192733")),
+            probation_ends_at: None,
+            generations: vec![
+                GenerationStatus {
+                    id: 1,
+                    version: version("2026.1119.80112"),
+                    state: GenerationState::Pinned,
+                    in_flight: 0,
+                    requests: 120_000,
+                    panics: 0,
+                    threads: 1,
+                    reasons: vec!["a thread named `metrics` still runs".into()],
+                },
+                GenerationStatus {
+                    id: 2,
+                    version: version("2026.1120.192733"),
+                    state: GenerationState::Current,
+                    in_flight: 32,
+                    requests: 5_000,
+                    panics: 0,
+                    threads: 3,
+                    reasons: vec![],
+                },
+            ],
+            listeners: vec!["127.0.0.1:8080".into()],
+            last_operation: Some(Operation {
+                kind: Kind::Upgrade,
+                from: Some(version("2026.1119.80112")),
+                to: Some(version("2026.1120.192733")),
+                outcome: Outcome::Done,
+                error: None,
+                hint: None,
+                steps: vec![],
+                removed: vec![],
+            }),
+        };
+        insta::assert_snapshot!(text(&status, at("2026-11-20T20:00:00Z")));
+    }
+}
