@@ -45,24 +45,28 @@ impl CommandError {
         Self { kind, message: message.into(), causes: vec![], hint: None }
     }
 
-    /// The same with the chain of `cause`.
+    /// A failure in the words of `error`, with the chain of its causes.
+    pub fn of(kind: Kind, error: &dyn Error) -> Self {
+        let failed = Self::new(kind, error.to_string());
+        match error.source() {
+            Some(cause) => failed.because(cause),
+            None => failed,
+        }
+    }
+
+    /// The same with `cause` and the chain of its causes.
     #[must_use]
-    pub fn because(mut self, cause: &(dyn Error + 'static)) -> Self {
+    pub fn because(mut self, cause: &dyn Error) -> Self {
         let mut next = Some(cause);
         while let Some(error) = next {
-            self.causes.push(error.to_string());
+            // Some errors repeat their cause in their own words.
+            let words = error.to_string();
+            if !self.message.contains(&words) {
+                self.causes.push(words);
+            }
             next = error.source();
         }
         self
-    }
-
-    /// The same with the chain behind `error`, whose own words have been said.
-    #[must_use]
-    pub fn because_of_source(self, error: &dyn Error) -> Self {
-        match error.source() {
-            Some(source) => self.because(source),
-            None => self,
-        }
     }
 
     /// The same with advice.

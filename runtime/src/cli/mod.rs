@@ -89,7 +89,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&error),
     };
     let done = match command {
-        Command::Run(args) => return run::main(args, home),
+        Command::Run(args) => run::main(args, home),
         Command::Host(args) => return internal::host(args),
         Command::Preflight(args) => return internal::preflight(args),
         Command::Completion(args) => completion::main(args),

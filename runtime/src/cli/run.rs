@@ -1,11 +1,9 @@
 //! `relmgr run`
 
-use std::error::Error;
-
 use relmgr_model::home::Home;
 
 use super::error::{CommandError, Kind};
-use crate::supervisor::{self, RunError};
+use crate::supervisor;
 
 /// Run the node in the foreground
 ///
@@ -17,21 +15,9 @@ pub struct Args {}
 
 pub(super) fn main(Args {}: Args, home: Home) -> Result<(), CommandError> {
     super::init_log();
-    // One thread, this one: everything that would block is given away, and whatever depends on the thread that
-    // started a process depends on one that lives as long as the supervisor.
-    let ran = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(supervisor::run(home)),
-        Err(error) => {
-            return Err(CommandError::new(Kind::Failed, "no runtime can be started").because(&error));
-        }
-    };
-    ran.map_err(|error| told(&error))
-}
-
-fn told(error: &RunError) -> CommandError {
-    let failed = CommandError::new(Kind::Failed, error.to_string());
-    match error.source() {
-        Some(source) if source.to_string() != failed.message() => failed.because(source),
-        _ => failed,
-    }
+    // One thread, this one: everything that would block is given away.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime
+        .map_err(|error| CommandError::new(Kind::Failed, "no runtime can be started").because(&error))?;
+    runtime.block_on(supervisor::run(home)).map_err(|error| CommandError::of(Kind::Failed, &error))
 }
