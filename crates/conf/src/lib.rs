@@ -1,11 +1,26 @@
 //! Configuration: the grammar of `app.conf`, the schema that a release carries, and the effective values.
 
+mod ast;
 mod effective;
 mod fault;
+mod key;
+mod parse;
+mod print;
+mod scalar;
 mod schema;
+mod schema_read;
+mod schema_write;
 mod secret;
+mod source;
+mod suggest;
+mod types;
+mod units;
+mod value;
 
 pub use effective::{Effective, Sources, effective};
 pub use fault::{Fault, Faults, Place, Related, Snippet};
-pub use schema::Schema;
+pub use key::{Key, ParseKeyError};
+pub use schema::{KeySpec, Schema};
 pub use secret::{MASK, Secret};
+pub use types::{Bounds, Field, Pattern, Type};
+pub use value::Value;
