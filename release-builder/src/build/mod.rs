@@ -1,0 +1,19 @@
+//! From a Cargo package to `target/relmgr/`, in this order:
+//!
+//! 1. [`project`]: which package, and what it asks for in `[package.metadata.relmgr]`.
+//! 2. [`profile`]: refuse what could not be caught at the border.
+//! 3. [`compile`]: cargo builds the library, with flags that make the same source the same bytes.
+//! 4. [`elf`]: what the library needs, and what would keep it in memory.
+//! 5. [`assets`]: schema and files.
+//! 6. [`output`]: version, manifest, package, `VERSION`.
+
+pub(crate) mod allocator;
+pub(crate) mod assets;
+pub(crate) mod cargo_config;
+pub(crate) mod compile;
+pub(crate) mod elf;
+pub(crate) mod git;
+pub(crate) mod output;
+pub(crate) mod profile;
+pub(crate) mod project;
+pub(crate) mod toolchain;

@@ -1,0 +1,204 @@
+//! `cargo relmgr release`
+
+use std::path::{Path, PathBuf};
+
+use relmgr_model::Version;
+use relmgr_store::repository::BuiltRelease;
+use serde_json::json;
+
+use crate::build::cargo_config::CargoConfig;
+use crate::build::compile::{CargoOptions, Compiler};
+use crate::build::elf::{self, ElfError, Facts};
+use crate::build::output::{self, Parts};
+use crate::build::project::{self, Project, Selection};
+use crate::build::toolchain::Toolchain;
+use crate::build::{allocator, assets, git};
+use crate::error::Error;
+use crate::ui;
+
+/// Build a release of the package in this directory into `target/relmgr/`
+///
+/// Prints the release's version; what is going on goes to stderr. The output directory then holds VERSION,
+/// <version>.tar.gz (the package) and <version>.toml (its manifest), which `cargo relmgr publish` puts into a
+/// repository. The same source gives the same library, byte for byte, wherever it is checked out.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A release holds the library, conf/schema.toml where the package has one, and everything in its priv/ directory.
+More in Cargo.toml, all of it optional:
+
+  [package.metadata.relmgr]
+  name = \"hello\"                                  # by default the package's name
+  probes = [{ path = \"/health\", status = 200 }]   # what a candidate must answer before it gets traffic
+  upgrade_from = \">=2026.1100.0\"                  # which versions may be upgraded to this one
+  assets = [\"migrations\"]                         # travels as priv/migrations
+
+Examples:
+  cargo relmgr release
+  cargo relmgr release --package api --features postgres --locked
+  VERSION=$(cargo relmgr release) && cargo relmgr publish && ssh www1 relmgr upgrade \"$VERSION\"")]
+pub(super) struct Args {
+    /// The Cargo.toml of the package or workspace
+    #[arg(long, value_name = "PATH")]
+    manifest_path: Option<PathBuf>,
+    /// The package to build, where the workspace has several
+    #[arg(long, short, value_name = "NAME")]
+    package: Option<String>,
+    /// Where the release is written
+    #[arg(long, value_name = "DIR", default_value = "target/relmgr")]
+    out: PathBuf,
+    /// The release's version, a SemVer (default: the UTC time, such as 2026.1120.192733)
+    #[arg(long, value_name = "V")]
+    version: Option<Version>,
+    /// Remove what was built before from the output directory
+    #[arg(long)]
+    clean: bool,
+    /// Print JSON instead of the version
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cargo: CargoOptions,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    // 1. The package. Its own directory decides on the toolchain, wherever the developer stands.
+    let start = Toolchain::new(project::directory_of(args.manifest_path.as_deref())?);
+    let triple = args.cargo.triple(&CargoConfig::read(start.directory())?, &start.rustc()?)?;
+    let selection = Selection { manifest_path: args.manifest_path.clone(), package: args.package.clone() };
+    let project = Project::find(&selection, &args.cargo, &triple)?;
+    let toolchain = Toolchain::new(&project.directory);
+    let (config, rustc) = (CargoConfig::read(toolchain.directory())?, toolchain.rustc()?);
+
+    // 2. What would be packed is looked at before the long part.
+    let files = assets::collect(&project.directory, &project.settings.assets)?;
+    let compiler = Compiler {
+        project: &project,
+        options: &args.cargo,
+        toolchain: &toolchain,
+        config: &config,
+        rustc: &rustc,
+        triple: &triple,
+    };
+    let library_path = compiler.compile()?;
+
+    // 3. The library, in a copy of our own: cargo's stays as cargo made it.
+    let mut library_bytes = read(&library_path)?;
+    let mut facts =
+        elf::read(&library_bytes, &triple).map_err(|source| library_error(&library_path, source))?;
+    let cleared = facts.clear_nodelete(&mut library_bytes);
+    if cleared {
+        ui::status("Cleared", "the library's NODELETE flag, with which it could never be unloaded");
+    }
+    let warnings = warnings(&project, &facts);
+    warnings.iter().for_each(ui::warning);
+
+    // 4. The release.
+    let target_directory = project.metadata.target_directory.as_std_path();
+    let out =
+        std::path::absolute(&args.out).map_err(|source| Error::Read { path: args.out.clone(), source })?;
+    let file_name = library_path.file_name().unwrap_or_default().to_string_lossy();
+    let parts = Parts {
+        project: &project,
+        rustc: &rustc,
+        triple: &triple,
+        git: git::read(&project.directory, &[target_directory, &out]),
+        facts: &facts,
+        library: format!("lib/{file_name}"),
+        library_bytes: &library_bytes,
+        files: &files,
+    };
+    let built = output::write(&out, &parts, args.version.clone())?;
+    if args.clean {
+        for version in output::clean(&out, &built.manifest.version)? {
+            ui::status("Removed", format!("{version} from {}", args.out.display()));
+        }
+    }
+    show(args, &built, cleared, &warnings)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })
+}
+
+fn library_error(path: &Path, source: ElfError) -> Error {
+    Error::Library { path: path.into(), source }
+}
+
+/// What would keep the release in memory after it is retired, or surprise the operator.
+fn warnings(project: &Project, facts: &Facts) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !facts.unique_symbols.is_empty() {
+        warnings.push(format!(
+            "the library defines symbols that exist once per process ({}); glibc will never unload it, and each \
+             upgrade keeps its memory. They come from C++: compile it with -fno-gnu-unique",
+            shortened(&facts.unique_symbols)
+        ));
+    }
+    let allocators = allocator::find(&project.metadata, &project.package, &facts.needs.libraries);
+    if !allocators.is_empty() {
+        warnings.push(format!(
+            "the library is linked with {}. As a #[global_allocator] it keeps threads or thread-local arenas that \
+             outlive the release, so it could not be unmapped: leave the allocator to the system",
+            allocators.join(", ")
+        ));
+    }
+    if facts.text_relocations {
+        warnings.push(
+            "the library has text relocations: its code is written to when it is loaded, which hardened systems \
+             refuse. Compile all of it with -fPIC"
+                .into(),
+        );
+    }
+    warnings
+}
+
+/// The first few of a list that may have thousands.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
+    }
+}
+
+fn show(args: &Args, built: &BuiltRelease, cleared: bool, warnings: &[String]) -> Result<(), Error> {
+    let manifest = &built.manifest;
+    let size = |digest: Option<&relmgr_model::manifest::Digest>| digest.map_or(0, |digest| digest.size);
+    let library_size = size(manifest.files.get(&manifest.library));
+    let glibc = manifest.needs.glibc.map_or("no glibc".into(), |version| format!("glibc {version}"));
+    let commit = manifest.git.as_ref().map_or(String::new(), |git| {
+        format!(
+            ", commit {}{}",
+            &git.commit[..git.commit.len().min(12)],
+            if git.dirty { ", dirty" } else { "" }
+        )
+    });
+    let (library, abi) = (&manifest.library, manifest.abi);
+    ui::status("Library", format!("{library} ({}), {glibc}, contract {abi}{commit}", ui::size(library_size)));
+    let packed = ui::size(size(manifest.package.as_ref()));
+    ui::status(
+        "Packaged",
+        format!("{} {} ({packed}) into {}", manifest.name, manifest.version, args.out.display()),
+    );
+    if !args.json {
+        return ui::print(&manifest.version);
+    }
+    ui::print_json(&json!({
+        "name": manifest.name,
+        "version": manifest.version,
+        "package": built.package,
+        "manifest": built.manifest_path,
+        "size": manifest.package.as_ref().map(|digest| digest.size),
+        "sha256": manifest.package.as_ref().map(|digest| &digest.sha256),
+        "target": manifest.target,
+        "built_at": manifest.built_at,
+        "rustc": manifest.rustc,
+        "abi": manifest.abi,
+        "git": manifest.git,
+        "needs": manifest.needs,
+        "library": manifest.library,
+        "files": manifest.files,
+        "nodelete_cleared": cleared,
+        "warnings": warnings,
+    }))
+}

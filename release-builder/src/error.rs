@@ -1,0 +1,186 @@
+//! What can fail, and what to do about it. An error's text says what failed; its sources say why; its hint says
+//! what next.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use relmgr_model::Version;
+use relmgr_store::package::PackageError;
+use relmgr_store::repository::RepositoryError;
+
+use crate::build::elf::ElfError;
+use crate::ui;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{} cannot be read", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} cannot be written", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("stdout cannot be written")]
+    Stdout {
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is not valid TOML", path.display())]
+    Toml {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    #[error("{program} cannot be run")]
+    Run {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("rustc does not say who it is: {answer}")]
+    RustcAnswer { answer: String },
+
+    #[error("cargo cannot read the workspace")]
+    Metadata {
+        #[source]
+        source: Box<cargo_metadata::Error>,
+    },
+    #[error("the workspace has no package `{name}`; it has {}", members.join(", "))]
+    NoPackage { name: String, members: Vec<String> },
+    #[error("no package of the workspace {} is a cdylib", workspace.display())]
+    NoPackages { workspace: PathBuf },
+    #[error("the workspace has several packages that could be released: {}", packages.join(", "))]
+    SeveralPackages { packages: Vec<String> },
+    #[error("{} has no library", manifest.display())]
+    NoLibrary { manifest: PathBuf },
+    #[error("the library of {} cannot be loaded: its crate-type lacks \"cdylib\"", manifest.display())]
+    NoCdylib { manifest: PathBuf },
+    #[error("[package.metadata.relmgr] in {} is not as it should be", manifest.display())]
+    Settings {
+        manifest: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("`{name}` in {} cannot be an application's name", manifest.display())]
+    Name { name: String, manifest: PathBuf },
+
+    #[error("profile `{profile}` aborts on a panic: {place} says panic = \"abort\"")]
+    PanicAbort { profile: String, place: String },
+    #[error("releases cannot be built for {triple}")]
+    Target { triple: String },
+    #[error("cargo could not build {package} ({status})")]
+    Build { package: String, status: ExitStatus },
+    #[error("cargo built no shared library `{library}`")]
+    NoArtifact { library: String },
+    #[error("{} cannot be released", path.display())]
+    Library {
+        path: PathBuf,
+        #[source]
+        source: ElfError,
+    },
+    #[error("{} cannot be part of the release: {reason}", path.display())]
+    Asset { path: PathBuf, reason: &'static str },
+    #[error("the package cannot be made")]
+    Pack {
+        #[source]
+        source: Box<PackageError>,
+    },
+    #[error("{} holds {version} with other content, and a version is never overwritten", directory.display())]
+    VersionTaken { version: Version, directory: PathBuf },
+    #[error("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds")]
+    SourceDate { text: String },
+
+    #[error("no repository was named")]
+    NoRepository,
+    #[error(transparent)]
+    Repository(Box<RepositoryError>),
+    #[error("{version} has no manifest in {url}: it was not published by `cargo relmgr publish`")]
+    NoManifest { version: Version, url: String },
+    #[error("{version} in {} cannot be used", directory.display())]
+    Fetched {
+        version: Version,
+        directory: PathBuf,
+        #[source]
+        source: Box<PackageError>,
+    },
+
+    #[error("`{name}` cannot be a package's name: {reason}")]
+    NewName { name: String, reason: &'static str },
+    #[error("{} exists already", path.display())]
+    Exists { path: PathBuf },
+    #[error("{} is no checkout of relmgr: it has no crates/app", path.display())]
+    NoCheckout { path: PathBuf },
+}
+
+impl From<RepositoryError> for Error {
+    fn from(error: RepositoryError) -> Self {
+        Self::Repository(Box::new(error))
+    }
+}
+
+impl Error {
+    /// What to do about it, where the text does not say.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Metadata { .. } => {
+                "run it in the directory of a Cargo.toml, or name one with --manifest-path".into()
+            }
+            Self::RustcAnswer { .. } | Self::Run { .. } => {
+                "is the Rust toolchain installed and in PATH?".into()
+            }
+            Self::SeveralPackages { .. } => "name one with --package".into(),
+            Self::NoLibrary { .. } => {
+                "an application is a library: start one with `cargo relmgr new NAME` and compare".into()
+            }
+            Self::NoPackages { .. } | Self::NoCdylib { .. } => {
+                "add to the package's Cargo.toml:\n\n    [lib]\n    crate-type = [\"cdylib\", \"rlib\"]\n"
+                    .into()
+            }
+            Self::Settings { .. } => "it may have `name`, `probes`, `upgrade_from` and `assets`".into(),
+            Self::Name { .. } => "letters, digits, `-` and `_`, at most 64 of them; set `name` in \
+                 [package.metadata.relmgr]"
+                .into(),
+            Self::PanicAbort { .. } => {
+                "remove it: relmgr catches a panic in the library and answers 500, but an \
+                 abort would end the host process and every request in it"
+                    .into()
+            }
+            Self::Target { .. } => {
+                "hosts load libraries through glibc on Linux: choose a *-linux-gnu target with --target"
+                    .into()
+            }
+            Self::Build { .. } => "cargo's own words above say why".into(),
+            Self::Library { source: ElfError::NoEntry | ElfError::ForeignEntry, .. } => {
+                "add `relmgr_app::export!(YourApp);` to the library, once, with the type that implements \
+                 `relmgr_app::Application`"
+                    .into()
+            }
+            Self::VersionTaken { .. } => "build without --version, or choose another one".into(),
+            Self::NoRepository => "give --repository file:///directory, or set RELMGR_REPOSITORY".into(),
+            Self::NoCheckout { .. } => "--relmgr takes the directory of relmgr's own Cargo.toml".into(),
+            Self::Exists { .. } => "choose another name, or another --path".into(),
+            _ => return None,
+        })
+    }
+}
+
+/// Prints an error: what failed, why, one hint.
+pub(crate) fn report(error: &Error) {
+    ui::fault("error", error);
+    let mut source = error.source();
+    while let Some(cause) = source {
+        ui::cause(cause);
+        source = cause.source();
+    }
+    if let Some(hint) = error.hint() {
+        ui::fault("hint", hint);
+    }
+}
