@@ -1,9 +1,11 @@
 //! `relmgr host` and `relmgr preflight`: started by the supervisor, not by people.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, Signal};
+use relmgr_model::host::CHANNEL_FD;
 
 use crate::host;
 
@@ -20,6 +22,14 @@ pub struct PreflightArgs {
 
 pub(super) fn host(HostArgs {}: HostArgs) -> ExitCode {
     super::init_log();
+    // Asked before anything is opened that would get the number.
+    let channel = std::fs::metadata(format!("/proc/self/fd/{CHANNEL_FD}"));
+    if !channel.is_ok_and(|channel| channel.file_type().is_socket()) {
+        tracing::error!(
+            "descriptor {CHANNEL_FD} is no supervisor's channel: the host is started by `relmgr run` only"
+        );
+        return ExitCode::FAILURE;
+    }
     // A terminal and systemd send these to every process of the node. Only the supervisor knows what they mean:
     // it tells the host to stop over the channel, and requests in flight are finished first. Blocked before the
     // first thread starts, so that all of them inherit it.

@@ -95,7 +95,8 @@ fn success(operation: &Operation) -> String {
     match operation.kind {
         Kind::Upgrade | Kind::Downgrade if already => format!("{to} serves already"),
         Kind::Upgrade | Kind::Downgrade => {
-            let ms = operation.steps.iter().map(|step| step.ms).sum();
+            // Not `sum`, which is -0.0 of nothing.
+            let ms = operation.steps.iter().fold(0.0, |sum, step| sum + step.ms);
             format!("{to} serves, after {}", output::millis(ms))
         }
         Kind::Check if already => format!("{to} serves already"),

@@ -49,7 +49,11 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
     line("listeners", &status.listeners.join(", "));
     line("supervisor", &format!("{} since {}", status.supervisor_pid, moment(status.started_at, now)));
     let host = status.host_pid.map_or_else(|| "none at the moment".into(), |pid| pid.to_string());
-    line("host", &format!("{host}, started again {} times", status.host_restarts));
+    match status.host_restarts {
+        0 => line("host", &host),
+        1 => line("host", &format!("{host}, started again once after it died")),
+        times => line("host", &format!("{host}, started again {times} times after it died")),
+    }
     if let Some(operation) = &status.last_operation {
         line("last", &last(operation));
     }
