@@ -1,76 +1,232 @@
 //! The effective configuration: what a release runs with, and where each value comes from.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::fault::{Fault, Faults, Place};
-use crate::schema::Schema;
+use crate::key::Key;
+use crate::secret::MASK;
+use crate::value::Value;
 
-/// Where values come from, later over earlier: the schema's defaults, `app.conf`, the files of `app.conf.d` in
-/// the order of their names, the environment variables that the schema names.
-#[derive(Debug, Clone)]
-pub struct Sources {
-    /// The schema of the release that is about to run; `None`: it has no settings.
-    pub schema: Option<Schema>,
-    /// The operator's file. It may be missing.
-    pub app_conf: PathBuf,
-    /// The directory of further files. It may be missing.
-    pub app_conf_d: PathBuf,
-    /// The environment.
-    pub env: BTreeMap<OsString, OsString>,
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The schema.
+    Default,
+    /// A line of a file.
+    File(Place),
+    /// The environment variable that the schema names for the key.
+    Environment(String),
 }
 
-impl Sources {
-    /// These files and the environment of this process.
-    pub fn new(schema: Option<Schema>, app_conf: impl Into<PathBuf>, app_conf_d: impl Into<PathBuf>) -> Self {
-        let env = std::env::vars_os().collect();
-        Self { schema, app_conf: app_conf.into(), app_conf_d: app_conf_d.into(), env }
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(place) => place.fmt(f),
+            Self::Environment(name) => write!(f, "${name}"),
+        }
     }
+}
+
+/// One key's value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The value.
+    pub value: Value,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The references that were resolved for it: `${NAME}`, `file:/path`.
+    pub via: Vec<String>,
+    /// Whether it must not be seen.
+    pub secret: bool,
+    /// Whether a change waits for a restart.
+    pub restart: bool,
 }
 
 /// The values that a release runs with.
 #[derive(Debug, Clone, Default)]
 pub struct Effective {
-    text: String,
+    pub(crate) entries: BTreeMap<Key, Entry>,
+    /// Groups of any names that have none.
+    pub(crate) empty_groups: Vec<Key>,
+    pub(crate) warnings: Vec<Fault>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 impl Effective {
+    /// Every key with a value, in the order of the keys.
+    pub fn entries(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// One key's value.
+    pub fn get(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// What the operator should know and that stops nothing: deprecated, renamed and removed keys.
+    pub fn warnings(&self) -> &[Fault] {
+        &self.warnings
+    }
+
+    /// Every file that was read, those that hold one value included: what has to be watched.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
     /// A nested object by key path, for the application. **Secrets are in it**: it goes to the host over a pipe
     /// and nowhere else.
+    ///
+    /// A duration is a string that humantime reads (`"1h30m"`), a size a whole number of bytes, an address, URL
+    /// or word of an enum a string. A key without a value is left out; a group of any names (`queues.$name`)
+    /// that has none is an empty object.
     pub fn to_json(&self) -> serde_json::Value {
-        serde_json::Value::Object(serde_json::Map::new())
+        let mut root = serde_json::Map::new();
+        for group in &self.empty_groups {
+            if let Some((name, above)) = group.segments().split_last() {
+                object(&mut root, above).entry(&**name).or_insert_with(|| serde_json::Map::new().into());
+            }
+        }
+        for (key, entry) in &self.entries {
+            if let Some((name, above)) = key.segments().split_last() {
+                object(&mut root, above).insert(name.to_string(), entry.value.to_json());
+            }
+        }
+        serde_json::Value::Object(root)
     }
 
     /// The values as an `app.conf` with their origins as comments, secrets left out.
     pub fn to_conf_text(&self) -> String {
-        self.text.clone()
+        let mut text = String::from(
+            "# The configuration that relmgr applied to this release, secrets left out.\n\
+             # Changes here have no effect: the operator's file is app.conf in the node's home directory.\n",
+        );
+        for (key, entry) in &self.entries {
+            // A secret's line is a comment: the file could be used as an app.conf and would not set it to `***`.
+            let lead = if entry.secret { "# " } else { "" };
+            let via: String = entry.via.iter().map(|via| format!(", {via}")).collect();
+            let origin = format!("{}{via}", entry.origin).replace(['\n', '\r'], " ");
+            text.push_str(&format!("{lead}{key} = {}  # {origin}\n", entry.value.to_conf()));
+        }
+        text
     }
 
-    /// SHA-256 over the effective values, hexadecimal.
+    /// SHA-256 over keys and values, hexadecimal. Of a secret only that it is set: the hash is public, and a
+    /// weak password could be guessed from it.
     pub fn hash(&self) -> String {
-        hex::encode(Sha256::digest(self.text.as_bytes()))
+        let mut hash = Sha256::new();
+        for (key, entry) in &self.entries {
+            let value = if entry.secret { MASK.to_owned() } else { entry.value.to_conf() };
+            hash.update(format!("{key} = {value}\n").as_bytes());
+        }
+        hex::encode(hash.finalize())
+    }
+
+    /// The values as the author's settings type.
+    ///
+    /// # Errors
+    /// The key that does not fit, where it was set, and what was expected; a secret is not shown.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Faults> {
+        serde_path_to_error::deserialize(self.to_json()).map_err(|error| self.misfit(&error).into())
+    }
+
+    fn misfit(&self, error: &serde_path_to_error::Error<serde_json::Error>) -> Fault {
+        use serde_path_to_error::Segment;
+        let mut path = Key::root();
+        for segment in error.path() {
+            match segment {
+                Segment::Map { key } => path = path.child(key),
+                _ => break,
+            }
+        }
+        // The path may go on into a record, or end at a group in which something is missing.
+        let within = |key: &Key| path.segments().starts_with(key.segments());
+        let found = self.entries.iter().find(|(key, _)| within(key));
+        let place = match found.map(|(_, entry)| &entry.origin) {
+            Some(Origin::File(place)) => place.clone(),
+            Some(Origin::Environment(name)) => Place::whole(format!("${name}")),
+            Some(Origin::Default) => Place::whole("conf/schema.toml"),
+            None => Place::whole("app.conf"),
+        };
+        let words = match found {
+            Some((_, entry)) if entry.secret => "it does not fit".to_owned(),
+            _ => error.inner().to_string(),
+        };
+        let fault = Fault::new(place, format!("the application cannot use it: {words}"));
+        let fault = fault.hint("the schema of the release and its settings type disagree; tell its author");
+        match found {
+            Some((key, _)) => fault.about(key),
+            None if path.segments().is_empty() => fault,
+            None => fault.about(&path),
+        }
+    }
+
+    /// What is different from `before`.
+    pub fn changes_since(&self, before: &Self) -> Changes {
+        let mut changes = Changes::default();
+        for (key, entry) in &self.entries {
+            match before.entries.get(key) {
+                Some(old) if old.value == entry.value => continue,
+                Some(_) => changes.changed.push(key.clone()),
+                None => changes.new.push(key.clone()),
+            }
+            if entry.restart {
+                changes.pending.push(key.clone());
+            }
+        }
+        for (key, old) in before.entries.iter().filter(|(key, _)| !self.entries.contains_key(*key)) {
+            changes.removed.push(key.clone());
+            if old.restart {
+                changes.pending.push(key.clone());
+            }
+        }
+        changes
+    }
+
+    pub(crate) fn reads(&self, path: &Path) -> bool {
+        self.files.iter().any(|file| file == path)
     }
 }
 
-/// Evaluates the configuration on this node, now.
-///
-/// # Errors
-/// Every fault of every source; nothing is applied in part.
-pub fn effective(sources: &Sources) -> Result<Effective, Faults> {
-    match std::fs::read_to_string(&sources.app_conf) {
-        Ok(text) if text.lines().any(|line| !line.trim().is_empty() && !line.trim().starts_with('#')) => {
-            let place = Place::whole(sources.app_conf.display().to_string());
-            Err(Fault::new(place, "has keys, but the release has no conf/schema.toml and so no settings")
-                .into())
-        }
-        Ok(_) => Ok(Effective::default()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Effective::default()),
-        Err(error) => {
-            let place = Place::whole(sources.app_conf.display().to_string());
-            Err(Fault::new(place, format!("cannot be read: {error}")).into())
-        }
+/// What differs between two configurations.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// Keys with another value.
+    pub changed: Vec<Key>,
+    /// Keys that had none.
+    pub new: Vec<Key>,
+    /// Keys that have none any more.
+    pub removed: Vec<Key>,
+    /// Those among all three that wait for a restart.
+    pub pending: Vec<Key>,
+}
+
+impl Changes {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.new.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// The object at `path`, made where it is not there. The schema has no key that is both a value and a group.
+fn object<'a>(
+    root: &'a mut serde_json::Map<String, serde_json::Value>,
+    path: &[Box<str>],
+) -> &'a mut serde_json::Map<String, serde_json::Value> {
+    let Some((first, rest)) = path.split_first() else { return root };
+    let slot = root.entry(&**first).or_insert_with(|| serde_json::Map::new().into());
+    if !slot.is_object() {
+        *slot = serde_json::Map::new().into();
+    }
+    match slot {
+        serde_json::Value::Object(inner) => object(inner, rest),
+        _ => unreachable!("made an object above"),
     }
 }

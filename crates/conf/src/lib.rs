@@ -1,11 +1,15 @@
 //! Configuration: the grammar of `app.conf`, the schema that a release carries, and the effective values.
 
 mod ast;
+mod decode;
 mod effective;
+mod evaluate;
 mod fault;
 mod key;
+mod layer;
 mod parse;
 mod print;
+mod read;
 mod scalar;
 mod schema;
 mod schema_read;
@@ -17,7 +21,8 @@ mod types;
 mod units;
 mod value;
 
-pub use effective::{Effective, Sources, effective};
+pub use effective::{Changes, Effective, Entry, Origin};
+pub use evaluate::{Sources, check, effective, reload};
 pub use fault::{Fault, Faults, Place, Related, Snippet};
 pub use key::{Key, ParseKeyError};
 pub use schema::{KeySpec, Schema};

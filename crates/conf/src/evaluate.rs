@@ -1,0 +1,259 @@
+//! Evaluates the configuration on this node, now:
+//!
+//! 1. read `app.conf` with its includes, then each file of `app.conf.d`: syntax, unknown keys, keys set twice
+//! 2. put the layers together, later over earlier
+//! 3. decode each value as its key's type, with references resolved
+//! 4. let the environment variables that the schema names win
+//! 5. fill in defaults, and find what is required and missing
+//!
+//! Nothing stops at the first mistake, and with any mistake there is no result.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::decode::{self, Decoder, mismatch, shown};
+use crate::effective::{Changes, Effective, Entry, Origin};
+use crate::fault::{Fault, Faults, Place};
+use crate::key::Key;
+use crate::layer::{Assigned, Layer, Loader, fault_at, syntax_fault};
+use crate::parse;
+use crate::schema::{Found, Group, KeySpec, Schema};
+use crate::secret::Secret;
+use crate::source::Source;
+use crate::types::{Refusal, Type};
+use crate::value::Value;
+
+/// Where values come from, later over earlier: the schema's defaults, `app.conf`, the files of `app.conf.d` in
+/// the order of their names, the environment variables that the schema names.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The schema of the release that is about to run; `None`: it has no settings.
+    pub schema: Option<Schema>,
+    /// The operator's file. It may be missing.
+    pub app_conf: PathBuf,
+    /// The directory of further files. It may be missing.
+    pub app_conf_d: PathBuf,
+    /// The environment.
+    pub env: BTreeMap<OsString, OsString>,
+}
+
+impl Sources {
+    /// These files and the environment of this process.
+    pub fn new(schema: Option<Schema>, app_conf: impl Into<PathBuf>, app_conf_d: impl Into<PathBuf>) -> Self {
+        let env = std::env::vars_os().collect();
+        Self { schema, app_conf: app_conf.into(), app_conf_d: app_conf_d.into(), env }
+    }
+}
+
+/// Evaluates the configuration on this node, now.
+///
+/// # Errors
+/// Every fault of every source; nothing is applied in part.
+pub fn effective(sources: &Sources) -> Result<Effective, Faults> {
+    Evaluation::run(sources, true)
+}
+
+/// Checks the files against the schema away from their node: as [`effective`], but variables and files that
+/// values refer to are not looked at, nor are the environment variables that the schema names.
+///
+/// # Errors
+/// Every fault; `Ok` has the warnings.
+pub fn check(sources: &Sources) -> Result<Vec<Fault>, Faults> {
+    Evaluation::run(sources, false).map(|effective| effective.warnings)
+}
+
+/// Evaluates again while `running` is in force: the new values and what differs.
+///
+/// # Errors
+/// As [`effective`], and an `app.conf` that was there and is not now: a file that an editor is about to put
+/// back must not take every setting with it.
+pub fn reload(sources: &Sources, running: &Effective) -> Result<(Effective, Changes), Faults> {
+    let new = effective(sources)?;
+    if running.reads(&sources.app_conf) && !new.reads(&sources.app_conf) {
+        let place = Place::whole(sources.app_conf.display().to_string());
+        let fault = Fault::new(place, "was there and has vanished; the running values stay");
+        return Err(fault.hint("an empty file goes back to the defaults").into());
+    }
+    let changes = new.changes_since(running);
+    Ok((new, changes))
+}
+
+struct Evaluation<'a> {
+    sources: &'a Sources,
+    schema: &'a Schema,
+    /// Whether references are resolved and the environment is asked.
+    on_node: bool,
+    faults: Faults,
+    result: Effective,
+    /// Keys that are set and have no value here: wrong ones, and those left unresolved.
+    set: BTreeMap<Key, ()>,
+}
+
+impl<'a> Evaluation<'a> {
+    fn run(sources: &Sources, on_node: bool) -> Result<Effective, Faults> {
+        let mut loader = Loader::new(sources.schema.as_ref());
+        let first = loader.layer(&sources.app_conf, true);
+        let layers = loader.directory(&sources.app_conf_d);
+        let layer = layers.into_iter().fold(first, Layer::then);
+        let Loader { faults, warnings, files, .. } = loader;
+        let Some(schema) = &sources.schema else {
+            return faults.or(Effective { files, warnings, ..Effective::default() });
+        };
+        let result = Effective { files, warnings, ..Effective::default() };
+        let set = layer.broken.into_iter().map(|key| (key, ())).collect();
+        let mut evaluation = Evaluation { sources, schema, on_node, faults, result, set };
+        for (key, assigned) in layer.settings {
+            evaluation.file_value(key, &assigned);
+        }
+        if on_node {
+            evaluation.environment();
+        }
+        evaluation.fill(&schema.root, &Key::root());
+        evaluation.faults.or(evaluation.result)
+    }
+
+    fn spec(&self, key: &Key) -> Option<&'a KeySpec> {
+        match self.schema.find(key) {
+            Found::Key(index) => Some(&self.schema.keys[index].1),
+            _ => None,
+        }
+    }
+
+    fn insert(&mut self, key: Key, spec: &KeySpec, value: Value, origin: Origin, via: Vec<String>) {
+        let (secret, restart) = (spec.secret, spec.restart);
+        self.result.entries.insert(key, Entry { value, origin, via, secret, restart });
+    }
+
+    fn file_value(&mut self, key: Key, assigned: &Assigned) {
+        let Some(spec) = self.spec(&key) else { return };
+        // What the environment sets anyway is not resolved: its reference may be for another machine.
+        let overridden = spec.env.as_ref().is_some_and(|name| self.variable(name).is_some());
+        self.set.insert(key.clone(), ());
+        if overridden || (!self.on_node && assigned.value.has_references()) {
+            return;
+        }
+        let mut decoder = Decoder::new(&self.sources.env, spec.secret);
+        let value = decoder.value(&spec.ty, &assigned.value);
+        let Decoder { problems, via, files, .. } = decoder;
+        self.result.files.extend(files);
+        for problem in problems {
+            let masked = spec.secret.then(|| assigned.value.span());
+            let mut fault = fault_at(&assigned.source, &problem.span, problem.message, masked).about(&key);
+            fault.hint = problem.hint;
+            self.faults.push(fault);
+        }
+        if let Some(value) = value {
+            let origin = Origin::File(assigned.source.place(assigned.key_span.start));
+            self.insert(key, spec, value, origin, via);
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<&'a std::ffi::OsStr> {
+        if self.on_node { decode::variable(&self.sources.env, name) } else { None }
+    }
+
+    /// The variables that the schema names. A scalar is taken as it is; a list is written as in `app.conf`.
+    fn environment(&mut self) {
+        for (key, spec) in &self.schema.keys {
+            let Some(name) = &spec.env else { continue };
+            let Some(value) = self.variable(name) else { continue };
+            self.set.insert(key.clone(), ());
+            let place = Place::whole(format!("${name}"));
+            match value.to_str() {
+                None => self.faults.push(Fault::new(place, "is not UTF-8").about(key)),
+                Some(text) if matches!(spec.ty, Type::List { .. } | Type::Record(_)) => {
+                    self.environment_list(key, spec, name, text);
+                }
+                Some(text) => match spec.ty.read(text) {
+                    Ok(value) => {
+                        let value = match value {
+                            Value::String(text) if spec.secret => Value::Secret(Secret::new(text)),
+                            value => value,
+                        };
+                        self.insert(key.clone(), spec, value, Origin::Environment(name.clone()), Vec::new());
+                    }
+                    Err(refusal) => {
+                        let found = shown(text);
+                        let found = (!spec.secret).then_some(found.as_str());
+                        let mut fault = Fault::new(place, mismatch(&spec.ty, found, &refusal)).about(key);
+                        fault.hint = refusal.hint.filter(|_| !spec.secret);
+                        self.faults.push(fault);
+                    }
+                },
+            }
+        }
+    }
+
+    fn environment_list(&mut self, key: &Key, spec: &KeySpec, name: &str, text: &str) {
+        let source = Source::new(format!("${name}"), text.to_owned().into());
+        let node = match parse::value(text) {
+            Ok(node) => node,
+            Err(mut mistake) => {
+                mistake.within = Some((key.clone(), 0));
+                self.faults.push(syntax_fault(&source, &mistake, Some(self.schema)));
+                return;
+            }
+        };
+        let mut decoder = Decoder::new(&self.sources.env, spec.secret);
+        let value = decoder.value(&spec.ty, &node);
+        let Decoder { problems, via, files, .. } = decoder;
+        self.result.files.extend(files);
+        for problem in problems {
+            let mut fault = fault_at(&source, &problem.span, problem.message, None).about(key);
+            fault.hint = problem.hint;
+            self.faults.push(fault);
+        }
+        if let Some(value) = value {
+            self.insert(key.clone(), spec, value, Origin::Environment(name.to_owned()), via);
+        }
+    }
+
+    /// Defaults below `group`, whose keys begin with `path`.
+    fn fill(&mut self, group: &Group, path: &Key) {
+        match group {
+            Group::Leaf(index) => self.fill_key(&self.schema.keys[*index].1, path),
+            Group::Table(table) => {
+                for (segment, below) in table {
+                    self.fill(below, &path.child(segment));
+                }
+            }
+            Group::Each(below) => {
+                let names = self.names(path);
+                if names.is_empty() && !path.segments().is_empty() {
+                    self.result.empty_groups.push(path.clone());
+                }
+                for name in names {
+                    self.fill(below, &path.child(&name));
+                }
+            }
+        }
+    }
+
+    /// The names that the keys that are set have right below `path`.
+    fn names(&self, path: &Key) -> Vec<Box<str>> {
+        let depth = path.segments().len();
+        let below = self.set.range::<Key, _>(path..).map(|(key, ())| key.segments());
+        let mut names: Vec<_> = below
+            .take_while(|segments| segments.starts_with(path.segments()))
+            .filter_map(|segments| segments.get(depth).cloned())
+            .collect();
+        names.dedup();
+        names
+    }
+
+    fn fill_key(&mut self, spec: &KeySpec, key: &Key) {
+        if self.set.contains_key(key) {
+            return;
+        }
+        if let Some(default) = &spec.default {
+            self.insert(key.clone(), spec, default.clone(), Origin::Default, Vec::new());
+        } else if spec.required && (self.on_node || spec.env.is_none()) {
+            let message = mismatch(&spec.ty, None, &Refusal::default());
+            let place = Place::whole(self.sources.app_conf.display().to_string());
+            let fault = Fault::new(place, format!("is required and set nowhere: {message}")).about(key);
+            let env = spec.env.as_ref().map(|name| format!(", or set the environment variable {name}"));
+            self.faults.push(fault.hint(format!("add `{key} = …`{}", env.unwrap_or_default())));
+        }
+    }
+}
