@@ -8,7 +8,7 @@
 //!
 //! Nothing stops at the first mistake, and with any mistake there is no result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -87,7 +87,7 @@ struct Evaluation<'a> {
     faults: Faults,
     result: Effective,
     /// Keys that are set and have no value here: wrong ones, and those left unresolved.
-    set: BTreeMap<Key, ()>,
+    set: BTreeSet<Key>,
 }
 
 impl<'a> Evaluation<'a> {
@@ -101,7 +101,7 @@ impl<'a> Evaluation<'a> {
             return faults.or(Effective { files, warnings, ..Effective::default() });
         };
         let result = Effective { files, warnings, ..Effective::default() };
-        let set = layer.broken.into_iter().map(|key| (key, ())).collect();
+        let set = layer.broken;
         let mut evaluation = Evaluation { sources, schema, on_node, faults, result, set };
         for (key, assigned) in layer.settings {
             evaluation.file_value(key, &assigned);
@@ -129,7 +129,7 @@ impl<'a> Evaluation<'a> {
         let Some(spec) = self.spec(&key) else { return };
         // What the environment sets anyway is not resolved: its reference may be for another machine.
         let overridden = spec.env.as_ref().is_some_and(|name| self.variable(name).is_some());
-        self.set.insert(key.clone(), ());
+        self.set.insert(key.clone());
         if overridden || (!self.on_node && assigned.value.has_references()) {
             return;
         }
@@ -158,7 +158,7 @@ impl<'a> Evaluation<'a> {
         for (key, spec) in &self.schema.keys {
             let Some(name) = &spec.env else { continue };
             let Some(value) = self.variable(name) else { continue };
-            self.set.insert(key.clone(), ());
+            self.set.insert(key.clone());
             let place = Place::whole(format!("${name}"));
             match value.to_str() {
                 None => self.faults.push(Fault::new(place, "is not UTF-8").about(key)),
@@ -233,7 +233,7 @@ impl<'a> Evaluation<'a> {
     /// The names that the keys that are set have right below `path`.
     fn names(&self, path: &Key) -> Vec<Box<str>> {
         let depth = path.segments().len();
-        let below = self.set.range::<Key, _>(path..).map(|(key, ())| key.segments());
+        let below = self.set.range::<Key, _>(path..).map(Key::segments);
         let mut names: Vec<_> = below
             .take_while(|segments| segments.starts_with(path.segments()))
             .filter_map(|segments| segments.get(depth).cloned())
@@ -243,7 +243,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn fill_key(&mut self, spec: &KeySpec, key: &Key) {
-        if self.set.contains_key(key) {
+        if self.set.contains(key) {
             return;
         }
         if let Some(default) = &spec.default {

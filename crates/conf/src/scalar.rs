@@ -13,7 +13,7 @@
 
 use winnow::combinator::opt;
 use winnow::prelude::*;
-use winnow::stream::Location;
+use winnow::stream::{Location, Stream};
 use winnow::token::{any, take_till, take_while};
 use zeroize::Zeroizing;
 
@@ -207,18 +207,21 @@ fn bare(input: &mut Input<'_>, inside: bool) -> Parsed<(Vec<Part>, usize)> {
     let mut parts = Parts::default();
     let mut end = start;
     loop {
+        let before = input.checkpoint();
         let gap: &str = take_while(0.., [' ', '\t']).parse_next(input)?;
-        let Some(c) = input.chars().next() else { break };
-        let ends = match c {
-            '\n' | ',' => true,
-            '\r' => input.starts_with("\r\n"),
-            ']' => inside,
-            '#' => !gap.is_empty() || end == start,
-            _ => false,
+        let next = input.chars().next();
+        let ends = match next {
+            None | Some('\n' | ',') => true,
+            Some('\r') => input.starts_with("\r\n"),
+            Some(']') => inside,
+            Some('#') => !gap.is_empty() || end == start,
+            Some(_) => false,
         };
-        if ends {
+        let Some(c) = next.filter(|_| !ends) else {
+            // The blanks belong to what follows: a comment needs one before it.
+            input.reset(&before);
             break;
-        }
+        };
         refuse(input, c, end == start)?;
         // Blanks between two pieces belong to the text; those before a comment or the end do not.
         parts.text.push_str(if end == start { "" } else { gap });

@@ -36,10 +36,6 @@ impl Source {
         Self { name: name.into(), text, line_starts }
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
