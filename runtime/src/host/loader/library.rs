@@ -1,5 +1,6 @@
 //! One library: open, symbols, close, proof.
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +13,11 @@ use relmgr_abi::root::AppRootRef;
 use super::registry::LibraryRecord;
 use super::{sys, threads};
 
-/// A library that is mapped.
+/// A library that is mapped. Only [`Library::unmap`] closes it: dropping it leaves it mapped for ever, since
+/// destructors that it left on threads may still be to run.
 #[derive(Debug)]
 pub struct Library {
-    opened: Opened,
+    opened: ManuallyDrop<Opened>,
     record: Arc<LibraryRecord>,
 }
 
@@ -74,7 +76,7 @@ impl Library {
         // SAFETY: the library's initialisers run. That they do no harm is what the preflight process found out
         // with the same file, and what the release's signature or the operator vouches for.
         match unsafe { Opened::open(Some(path), RTLD_NOW | RTLD_LOCAL) } {
-            Ok(opened) => Ok(Self { opened, record }),
+            Ok(opened) => Ok(Self { opened: ManuallyDrop::new(opened), record }),
             Err(error) => {
                 record.withdraw();
                 let reason = error.to_string();
@@ -161,7 +163,7 @@ impl Library {
         for key in record.take_keys() {
             sys::delete_key(key.key);
         }
-        let closed = opened.close();
+        let closed = ManuallyDrop::into_inner(opened).close();
         if sys::mapped_range(&path).is_some() {
             // Closed for good all the same: there is no second try.
             let reason = match closed {
