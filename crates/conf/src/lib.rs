@@ -41,6 +41,8 @@ mod suggest;
 mod types;
 mod units;
 mod value;
+#[cfg(test)]
+mod vectors;
 
 pub use diff::{Added, Change, Dropped, Renamed, SchemaDiff};
 pub use documented::documented;
