@@ -9,7 +9,7 @@
 //! Written in the order package, manifest, `VERSION`: a build that dies half way leaves the one before it. Releases
 //! built earlier stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,6 +54,7 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn write(out: &Path, parts: &Parts<'_>, version: Option<Version>) -> Result<BuiltRelease, Error> {
     std::fs::create_dir_all(out).map_err(|source| Error::Write { path: out.into(), source })?;
     let _locked = lock(out)?;
+    sweep(out)?;
     let places =
         |version: &Version| (out.join(format!("{version}.tar.gz")), out.join(format!("{version}.toml")));
     let version = version.unwrap_or_else(|| {
@@ -99,7 +100,7 @@ pub(crate) fn write(out: &Path, parts: &Parts<'_>, version: Option<Version>) -> 
 pub(crate) fn clean(out: &Path, keep: &Version) -> Result<Vec<Version>, Error> {
     let _locked = lock(out)?;
     let read = |source| Error::Read { path: out.into(), source };
-    let mut removed = std::collections::BTreeSet::new();
+    let mut removed = BTreeSet::new();
     for entry in std::fs::read_dir(out).map_err(read)? {
         let path = entry.map_err(read)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -111,6 +112,24 @@ pub(crate) fn clean(out: &Path, keep: &Version) -> Result<Vec<Version>, Error> {
         }
     }
     Ok(removed.into_iter().collect())
+}
+
+/// Removes what a build that was killed left: nobody else writes here while the lock is held.
+fn sweep(out: &Path) -> Result<(), Error> {
+    let read = |source| Error::Read { path: out.into(), source };
+    for entry in std::fs::read_dir(out).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        if !entry.file_name().to_string_lossy().starts_with(atomic::TEMPORARY) {
+            continue;
+        }
+        let path = entry.path();
+        let removed = match entry.file_type().map_err(read)?.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        removed.map_err(|source| Error::Write { path, source })?;
+    }
+    Ok(())
 }
 
 fn lock(out: &Path) -> Result<File, Error> {

@@ -23,19 +23,19 @@ use crate::ui;
 /// repository. The same source gives the same library, byte for byte, wherever it is checked out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A release holds the library, conf/schema.toml where the package has one, and everything in its priv/ directory.
-More in Cargo.toml, all of it optional:
+A release holds the library, conf/schema.toml where the package has one, and
+everything in its priv/ directory. More in Cargo.toml, all of it optional:
 
   [package.metadata.relmgr]
-  name = \"hello\"                                  # by default the package's name
-  probes = [{ path = \"/health\", status = 200 }]   # what a candidate must answer before it gets traffic
-  upgrade_from = \">=2026.1100.0\"                  # which versions may be upgraded to this one
-  assets = [\"migrations\"]                         # travels as priv/migrations
+  name = \"hello\"                    # by default the package's name
+  probes = [{ path = \"/health\" }]   # must answer 200 before it gets traffic
+  upgrade_from = \">=2026.1100.0\"    # which versions may be upgraded to it
+  assets = [\"migrations\"]           # travels as priv/migrations
 
 Examples:
   cargo relmgr release
   cargo relmgr release --package api --features postgres --locked
-  VERSION=$(cargo relmgr release) && cargo relmgr publish && ssh www1 relmgr upgrade \"$VERSION\"")]
+  V=$(cargo relmgr release) && cargo relmgr publish && ssh www1 relmgr upgrade $V")]
 pub(super) struct Args {
     /// The Cargo.toml of the package or workspace
     #[arg(long, value_name = "PATH")]
