@@ -336,3 +336,48 @@ fn matching(base: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
         glob::glob_with(&whole, options).map_err(|error| format!("the pattern is wrong: {}", error.msg))?;
     found.collect::<Result<_, _>>().map_err(|error| format!("{} cannot be read", error.path().display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A layer in which every key's value tells the layer that it comes from.
+    fn layer(source: usize, keys: &BTreeSet<u8>) -> Layer {
+        let text = keys.iter().map(|key| format!("k{key} = {source}\n")).collect::<String>();
+        let source = Rc::new(Source::new(source.to_string(), text.into()));
+        let mut layer = Layer::default();
+        let mut loader = Loader::new(None);
+        let schema = Schema::parse("[keys.\"*\"]\ntype = \"integer\"\n").unwrap();
+        loader.schema = Some(&schema);
+        for item in parse::document(source.text()).0.items {
+            if let Item::Setting(setting) = item {
+                loader.setting(&source, setting, &mut layer);
+            }
+        }
+        assert!(loader.faults.is_empty(), "{}", loader.faults);
+        layer
+    }
+
+    fn shape(layer: &Layer) -> Vec<(String, String)> {
+        let place = |assigned: &Assigned| assigned.source.place(assigned.key_span.start).to_string();
+        layer.settings.iter().map(|(key, assigned)| (key.to_string(), place(assigned))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn layers_may_be_put_together_in_any_grouping(
+            keys in prop::collection::vec(prop::collection::btree_set(0u8..6, 0..5), 3)
+        ) {
+            let layers: Vec<_> = keys.iter().enumerate().map(|(index, keys)| layer(index, keys)).collect();
+            let [a, b, c] = [0, 1, 2].map(|index| layers[index].clone());
+            let left = a.clone().then(b.clone()).then(c.clone());
+            let right = a.then(b.then(c.clone()));
+            prop_assert_eq!(shape(&left), shape(&right));
+            for (key, place) in shape(&c) {
+                prop_assert!(shape(&left).contains(&(key, place)), "the last layer wins");
+            }
+        }
+    }
+}
