@@ -88,6 +88,12 @@ pub(crate) enum Error {
     },
     #[error("{} cannot be part of the release: {reason}", path.display())]
     Asset { path: PathBuf, reason: &'static str },
+    #[error("the schema {} cannot be used", path.display())]
+    Schema {
+        path: PathBuf,
+        #[source]
+        source: relmgr_conf::Faults,
+    },
     #[error("the package cannot be made")]
     Pack {
         #[source]

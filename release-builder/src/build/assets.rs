@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use relmgr_conf::Schema;
 use relmgr_model::manifest::is_plain_path;
 
 use crate::error::Error;
@@ -22,6 +23,7 @@ pub(crate) fn collect(directory: &Path, extra: &[String]) -> Result<BTreeMap<Str
     let mut files = BTreeMap::new();
     let schema = directory.join(SCHEMA);
     if schema.try_exists().map_err(|source| Error::Read { path: schema.clone(), source })? {
+        check_schema(&schema)?;
         add(&mut files, SCHEMA.into(), &schema, 0)?;
     }
     let private = directory.join("priv");
@@ -36,6 +38,13 @@ pub(crate) fn collect(directory: &Path, extra: &[String]) -> Result<BTreeMap<Str
         add(&mut files, format!("priv/{trimmed}"), &directory.join(trimmed), 0)?;
     }
     Ok(files)
+}
+
+/// A schema that no node could read would stop every upgrade to the release: it stops the build instead.
+fn check_schema(path: &Path) -> Result<(), Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let checked = Schema::parse(&text).map(drop);
+    checked.map_err(|source| Error::Schema { path: path.into(), source })
 }
 
 /// Adds the file at `path`, or everything in the directory there. Links are followed: a release holds files only.
@@ -81,10 +90,16 @@ mod tests {
     #[test]
     fn schema_private_files_and_named_ones_are_found() {
         let package = tempfile::tempdir().unwrap();
-        for name in ["conf/schema.toml", "conf/other.toml", "priv/a/b.txt", "migrations/1.sql", "src/lib.rs"]
-        {
+        for name in ["conf/other.toml", "priv/a/b.txt", "migrations/1.sql", "src/lib.rs"] {
             write(package.path(), name);
         }
+        std::fs::write(
+            package.path().join(SCHEMA),
+            "[keys.title]
+type = \"string\"
+",
+        )
+        .unwrap();
         std::os::unix::fs::symlink("a/b.txt", package.path().join("priv/link.txt")).unwrap();
         let files = collect(package.path(), &["migrations/".into()]).unwrap();
         let names: Vec<_> = files.keys().map(String::as_str).collect();

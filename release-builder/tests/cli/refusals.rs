@@ -83,6 +83,13 @@ fn metadata_that_nobody_reads() {
 }
 
 #[test]
+fn a_schema_that_no_node_could_read() {
+    let fixture = Fixture::new();
+    fixture.write("conf/schema.toml", "[keys.size]\ntype = \"integr\"\n");
+    refused(&fixture, &[], &["conf/schema.toml cannot be used", "integr"]);
+}
+
+#[test]
 fn assets_that_leave_the_package() {
     let fixture = Fixture::with_manifest("[package.metadata.relmgr]\nassets = [\"../secret\"]");
     refused(&fixture, &[], &["../secret", "no path beside Cargo.toml"]);

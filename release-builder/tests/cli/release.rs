@@ -72,7 +72,7 @@ fn the_package_holds_what_its_manifest_says() {
         "[package.metadata.relmgr]\nname = \"poll\"\nupgrade_from = \">=2026.1.0\"\nassets = [\"migrations\"]\n\
          probes = [{ path = \"/polls\" }, { path = \"/x\", status = 404 }]",
     );
-    fixture.write("conf/schema.toml", "[title]\ntype = \"string\"\n");
+    fixture.write("conf/schema.toml", "[keys.title]\ntype = \"string\"\n");
     fixture.write("migrations/1.sql", "select 1;");
     fixture.write("priv/run.sh", "#!/bin/sh\n");
     std::fs::set_permissions(fixture.path("priv/run.sh"), PermissionsExt::from_mode(0o755)).unwrap();
