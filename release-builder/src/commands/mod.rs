@@ -30,7 +30,8 @@ An application's first day:
   export RELMGR_REPOSITORY=file://$PWD/packages
   cargo relmgr release             build a release into target/relmgr/
   cargo relmgr publish             put it into the repository
-  relmgr run --home node           serve it (in another terminal)
+  relmgr run --home node           start a node (in another terminal)
+  relmgr upgrade --home node       serve the release
   … change src/lib.rs …
   cargo relmgr release && cargo relmgr publish
   relmgr upgrade --home node       swap it in under load

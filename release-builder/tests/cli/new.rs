@@ -1,6 +1,6 @@
 //! `new`: what it writes is an application as it stands.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use relmgr_model::settings::Settings;
 use relmgr_store::repository::BuiltRelease;
@@ -9,17 +9,20 @@ use crate::fixture::{command, fails, succeeds};
 
 #[test]
 fn a_new_application_compiles_and_is_released_and_published() {
-    let home = tempfile::tempdir().unwrap();
-    let home = home.path().canonicalize().unwrap();
+    // Always in the same place, and the target directory kept: the dependencies compile once, not at every run.
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("new");
+    std::fs::create_dir_all(&home).unwrap();
+    let (home, hello) = (home.canonicalize().unwrap(), home.join("hello"));
+    if hello.exists() {
+        std::fs::remove_dir_all(&hello).unwrap();
+    }
     succeeds(command(&home, &["new", "hello"]));
-    let hello = home.join("hello");
     // The versions that this workspace was tested with.
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
     if lock.is_file() {
         std::fs::copy(lock, hello.join("Cargo.lock")).unwrap();
     }
-    // Kept between runs of this test: the dependencies compile once.
-    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("new");
+    let target = home.join("target");
     let args = ["release", "--profile", "dev", "--target-dir", target.to_str().unwrap()];
     let version = succeeds(command(&hello, &args));
 
@@ -38,7 +41,7 @@ fn a_new_application_compiles_and_is_released_and_published() {
     let library = std::fs::read(library).unwrap();
     let library = String::from_utf8_lossy(&library);
     assert!(library.contains("/cargo/registry/src/"));
-    for place in [&home, &target, Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()] {
+    for place in [&home, Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()] {
         assert!(!library.contains(place.to_str().unwrap()), "the library names {}", place.display());
     }
     assert_eq!(manifest.probes[0].path, "/health");
