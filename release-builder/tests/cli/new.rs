@@ -1,6 +1,7 @@
 //! `new`: what it writes is an application as it stands.
 
 use std::path::Path;
+use std::process::Command;
 
 use relmgr_model::settings::Settings;
 use relmgr_store::repository::BuiltRelease;
@@ -23,6 +24,13 @@ fn a_new_application_compiles_and_is_released_and_published() {
         std::fs::copy(lock, hello.join("Cargo.lock")).unwrap();
     }
     let target = home.join("target");
+    let mut rustfmt = Command::new("rustfmt");
+    // rustfmt's own defaults: a rustfmt.toml above this test's directory is not the new application's.
+    rustfmt.args(["--check", "--edition", "2024", "--config", "max_width=100,use_small_heuristics=Default"]);
+    succeeds({
+        rustfmt.arg(hello.join("src/lib.rs"));
+        rustfmt
+    });
     let args = ["release", "--profile", "dev", "--target-dir", target.to_str().unwrap()];
     let version = succeeds(command(&hello, &args));
 
@@ -74,7 +82,7 @@ fn below_another_workspace_it_is_one_of_its_own() {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("Cargo.toml"), "[workspace]\nmembers = []\n").unwrap();
     succeeds(command(home.path(), &["new", "hello", "--path", "services/hello"]));
-    let mut cargo = std::process::Command::new(env!("CARGO"));
+    let mut cargo = Command::new(env!("CARGO"));
     cargo
         .args(["metadata", "--no-deps", "--format-version", "1"])
         .current_dir(home.path().join("services/hello"));
