@@ -183,21 +183,25 @@ impl<'a> Decoder<'a> {
     }
 
     fn scalar(&mut self, ty: &Type, scalar: &Scalar) -> Option<Value> {
+        let resolved;
         let text = match scalar.literal() {
-            Some(text) => Zeroizing::new(text.to_owned()),
+            Some(text) => text,
             None => match self.resolve(scalar) {
-                Ok(text) => text,
+                Ok(text) => {
+                    resolved = text;
+                    resolved.as_str()
+                }
                 Err(problem) => {
                     self.problems.push(problem);
                     return None;
                 }
             },
         };
-        match ty.read(&text) {
+        match ty.read(text) {
             Ok(Value::String(text)) if self.secret => Some(Value::Secret(Secret::new(text))),
             Ok(value) => Some(value),
             Err(refusal) => {
-                self.mismatch(&scalar.span, ty, Some(&shown(&text)), &refusal);
+                self.mismatch(&scalar.span, ty, Some(&shown(text)), &refusal);
                 None
             }
         }
@@ -206,7 +210,7 @@ impl<'a> Decoder<'a> {
     /// The text with its variables, or the content of the file that it names.
     fn resolve(&mut self, scalar: &Scalar) -> Result<Zeroizing<String>, Problem> {
         // With room for what is put in, so that the buffer does not move and leave a secret behind.
-        let mut text = Zeroizing::new(String::with_capacity(read::MAX_VALUE_BYTES.min(4096) as usize));
+        let mut text = Zeroizing::new(String::with_capacity(4096));
         for part in &scalar.parts {
             match part {
                 Part::Text(piece) => text.push_str(piece),

@@ -1,5 +1,6 @@
 //! `conf new`: a file that explains every key of a schema, with the defaults commented out.
 
+use crate::key::Key;
 use crate::schema::{KeySpec, Schema, is_wildcard};
 use crate::types::{Bounds, Type};
 
@@ -18,12 +19,12 @@ pub fn documented(schema: &Schema) -> String {
             text.push('\n');
         }
         text.push_str(&format!("# {}\n", facts(spec)));
-        let wildcard = |segment: &Box<str>| match is_wildcard(segment) {
-            // A name that says what to put there, and is a key as it stands.
-            true => segment.strip_prefix('$').unwrap_or("name").to_uppercase().into(),
-            false => segment.clone(),
-        };
-        let shown = crate::key::Key::new(key.segments().iter().map(wildcard).collect());
+        // A name that says what to put there, and is a key as it stands.
+        let mut segments = key.segments().to_vec();
+        for segment in segments.iter_mut().filter(|segment| is_wildcard(segment)) {
+            *segment = segment.strip_prefix('$').unwrap_or("name").to_uppercase().into();
+        }
+        let shown = Key::new(segments);
         text.push_str(&format!("# {shown} = {}\n", sample(spec)));
     }
     text

@@ -86,8 +86,10 @@ struct Evaluation<'a> {
     on_node: bool,
     faults: Faults,
     result: Effective,
+    /// Which of the schema's keys are set; for those below a wildcard, by some name.
+    seen: Vec<bool>,
     /// Keys that are set and have no value here: wrong ones, and those left unresolved.
-    set: BTreeSet<Key>,
+    unresolved: BTreeSet<Key>,
 }
 
 impl<'a> Evaluation<'a> {
@@ -101,23 +103,22 @@ impl<'a> Evaluation<'a> {
             return faults.or(Effective { files, warnings, ..Effective::default() });
         };
         let result = Effective { files, warnings, ..Effective::default() };
-        let set = layer.broken;
-        let mut evaluation = Evaluation { sources, schema, on_node, faults, result, set };
+        let mut seen = vec![false; schema.keys.len()];
+        for key in &layer.broken {
+            if let Found::Key(index) = schema.find(key) {
+                seen[index] = true;
+            }
+        }
+        let unresolved = layer.broken;
+        let mut evaluation = Evaluation { sources, schema, on_node, faults, result, seen, unresolved };
         for (key, assigned) in layer.settings {
             evaluation.file_value(key, &assigned);
         }
         if on_node {
             evaluation.environment();
         }
-        evaluation.fill(&schema.root, &Key::root());
+        evaluation.fill(&schema.root, &Key::root(), false);
         evaluation.faults.or(evaluation.result)
-    }
-
-    fn spec(&self, key: &Key) -> Option<&'a KeySpec> {
-        match self.schema.find(key) {
-            Found::Key(index) => Some(&self.schema.keys[index].1),
-            _ => None,
-        }
     }
 
     fn insert(&mut self, key: Key, spec: &KeySpec, value: Value, origin: Origin, via: Vec<String>) {
@@ -126,11 +127,12 @@ impl<'a> Evaluation<'a> {
     }
 
     fn file_value(&mut self, key: Key, assigned: &Assigned) {
-        let Some(spec) = self.spec(&key) else { return };
+        let spec = &self.schema.keys[assigned.index].1;
+        self.seen[assigned.index] = true;
         // What the environment sets anyway is not resolved: its reference may be for another machine.
         let overridden = spec.env.as_ref().is_some_and(|name| self.variable(name).is_some());
-        self.set.insert(key.clone());
         if overridden || (!self.on_node && assigned.value.has_references()) {
+            self.unresolved.insert(key);
             return;
         }
         let mut decoder = Decoder::new(&self.sources.env, spec.secret);
@@ -146,6 +148,8 @@ impl<'a> Evaluation<'a> {
         if let Some(value) = value {
             let origin = Origin::File(assigned.source.place(assigned.key_span.start));
             self.insert(key, spec, value, origin, via);
+        } else {
+            self.unresolved.insert(key);
         }
     }
 
@@ -155,10 +159,10 @@ impl<'a> Evaluation<'a> {
 
     /// The variables that the schema names. A scalar is taken as it is; a list is written as in `app.conf`.
     fn environment(&mut self) {
-        for (key, spec) in &self.schema.keys {
+        for (index, (key, spec)) in self.schema.keys.iter().enumerate() {
             let Some(name) = &spec.env else { continue };
             let Some(value) = self.variable(name) else { continue };
-            self.set.insert(key.clone());
+            self.seen[index] = true;
             let place = Place::whole(format!("${name}"));
             match value.to_str() {
                 None => self.faults.push(Fault::new(place, "is not UTF-8").about(key)),
@@ -209,13 +213,17 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Defaults below `group`, whose keys begin with `path`.
-    fn fill(&mut self, group: &Group, path: &Key) {
+    /// Defaults below `group`, whose keys begin with `path`; `named` if a wildcard is part of it.
+    fn fill(&mut self, group: &Group, path: &Key, named: bool) {
         match group {
-            Group::Leaf(index) => self.fill_key(&self.schema.keys[*index].1, path),
+            Group::Leaf(index) => self.fill_key(*index, path),
             Group::Table(table) => {
                 for (segment, below) in table {
-                    self.fill(below, &path.child(segment));
+                    match below {
+                        // The common case, without a path to be made: a key that is set, or that is its own path.
+                        Group::Leaf(index) if !named && self.seen[*index] => {}
+                        below => self.fill(below, &path.child(segment), named),
+                    }
                 }
             }
             Group::Each(below) => {
@@ -224,28 +232,28 @@ impl<'a> Evaluation<'a> {
                     self.result.empty_groups.push(path.clone());
                 }
                 for name in names {
-                    self.fill(below, &path.child(&name));
+                    self.fill(below, &path.child(&name), true);
                 }
             }
         }
     }
 
     /// The names that the keys that are set have right below `path`.
-    fn names(&self, path: &Key) -> Vec<Box<str>> {
+    fn names(&self, path: &Key) -> BTreeSet<Box<str>> {
         let depth = path.segments().len();
-        let below = self.set.range::<Key, _>(path..).map(Key::segments);
-        let mut names: Vec<_> = below
-            .take_while(|segments| segments.starts_with(path.segments()))
-            .filter_map(|segments| segments.get(depth).cloned())
-            .collect();
-        names.dedup();
-        names
+        let entries = self.result.entries.range::<Key, _>(path..).map(|(key, _)| key.segments());
+        let unresolved = self.unresolved.range::<Key, _>(path..).map(Key::segments);
+        let below = |segments: &&[Box<str>]| segments.starts_with(path.segments());
+        let entries = entries.take_while(below).filter_map(|segments| segments.get(depth));
+        let unresolved = unresolved.take_while(below).filter_map(|segments| segments.get(depth));
+        entries.chain(unresolved).cloned().collect()
     }
 
-    fn fill_key(&mut self, spec: &KeySpec, key: &Key) {
-        if self.set.contains(key) {
+    fn fill_key(&mut self, index: usize, key: &Key) {
+        if self.result.entries.contains_key(key) || self.unresolved.contains(key) {
             return;
         }
+        let spec = &self.schema.keys[index].1;
         if let Some(default) = &spec.default {
             self.insert(key.clone(), spec, default.clone(), Origin::Default, Vec::new());
         } else if spec.required && (self.on_node || spec.env.is_none()) {

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -13,13 +14,13 @@ pub(crate) fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
-/// A key: one segment or more. Ordered segment by segment, so that a group's keys stand together.
+/// A key: one segment or more; a clone shares them. Ordered segment by segment, so that a group's keys stand together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Vec<Box<str>>);
+pub struct Key(Arc<[Box<str>]>);
 
 impl Key {
     pub(crate) fn new(segments: Vec<Box<str>>) -> Self {
-        Self(segments)
+        Self(segments.into())
     }
 
     /// The segments, without quotes.
@@ -28,14 +29,12 @@ impl Key {
     }
 
     pub(crate) fn child(&self, segment: &str) -> Self {
-        let mut segments = self.0.clone();
-        segments.push(segment.into());
-        Self(segments)
+        Self(self.0.iter().cloned().chain([segment.into()]).collect())
     }
 
     /// The key of no segments, above all others.
     pub(crate) fn root() -> Self {
-        Self(Vec::new())
+        Self(Arc::new([]))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The files: each is read, parsed and held against the schema's keys; a layer is what one file and its includes
 //! set, and a later layer wins over an earlier one.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use crate::fault::{Fault, Faults, Place, Related};
 use crate::key::Key;
 use crate::parse::{self, Mistake};
 use crate::read::{self, Unreadable};
-use crate::schema::{Found, Schema, pattern};
+use crate::schema::{Found, Schema, is_wildcard, pattern};
 use crate::source::{Source, Span};
 
 /// More files than these are a mistake in an `include`.
@@ -19,6 +20,8 @@ const MAX_FILES: usize = 1000;
 /// A key's value as written, and where.
 #[derive(Debug, Clone)]
 pub(crate) struct Assigned {
+    /// The key's place in the schema.
+    pub(crate) index: usize,
     pub(crate) value: Rc<Node>,
     pub(crate) key_span: Span,
     pub(crate) source: Rc<Source>,
@@ -221,18 +224,21 @@ impl<'a> Loader<'a> {
             self.faults.push(fault.hint("remove the line, or run a release that has this key"));
             return;
         };
-        let masked = (!schema.may_show(&key)).then_some(&value_span);
+        let found = schema.find(&key);
+        let shows = |index: usize| !schema.keys[index].1.secret;
+        let known = matches!(&found, Found::Key(index) | Found::Renamed(index, _) if shows(*index));
+        let masked = (!known).then_some(&value_span);
         let fault = |message: String| fault_at(source, &key_span, message, masked).about(&key);
-        let today = match schema.find(&key) {
+        let (index, today) = match found {
             Found::Key(index) => {
                 if let Some(message) = &schema.keys[index].1.deprecated {
                     self.warnings.push(fault(format!("is deprecated: {message}")));
                 }
-                key.clone()
+                (index, key.clone())
             }
-            Found::Renamed(_, today) => {
+            Found::Renamed(index, today) => {
                 self.warnings.push(fault(format!("is called {today} now")).hint("rename it in the file"));
-                today
+                (index, today)
             }
             Found::Removed(message) => {
                 self.warnings.push(fault(format!("is ignored: {message}")));
@@ -248,22 +254,24 @@ impl<'a> Loader<'a> {
                 return;
             }
         };
-        let assigned =
-            Assigned { value: Rc::new(value), key_span: key_span.clone(), source: Rc::clone(source) };
-        if let Some(first) = layer.settings.get(&today) {
-            let masked = |span: &Span| (!schema.may_show(&today)).then(|| span.clone());
-            let related = Related {
-                label: "it is set here first".to_owned(),
-                place: first.source.place(first.key_span.start),
-                snippet: Some(first.source.snippet(&first.key_span, masked(first.value.span()).as_ref())),
-            };
-            let mut fault =
-                fault("is set twice".to_owned()).hint("a file of app.conf.d may override app.conf");
-            fault.related.push(related);
-            self.faults.push(fault);
-            return;
+        match layer.settings.entry(today) {
+            Entry::Vacant(slot) => {
+                let (value, source) = (Rc::new(value), Rc::clone(source));
+                slot.insert(Assigned { index, value, key_span, source });
+            }
+            Entry::Occupied(first) => {
+                let first = first.get();
+                let masked = (!shows(index)).then(|| first.value.span());
+                let related = Related {
+                    label: "it is set here first".to_owned(),
+                    place: first.source.place(first.key_span.start),
+                    snippet: Some(first.source.snippet(&first.key_span, masked)),
+                };
+                let mut fault = fault("is set twice".to_owned());
+                fault.related.push(related);
+                self.faults.push(fault.hint("a file of app.conf.d may override app.conf"));
+            }
         }
-        layer.settings.insert(today, assigned);
     }
 }
 
@@ -277,9 +285,8 @@ fn unknown(
     match found {
         Found::Group => {
             let below = schema.keys.iter().find(|(known, _)| {
-                let fits = |(a, b): (&Box<str>, &Box<str>)| a == b || crate::schema::is_wildcard(a);
-                known.segments().len() > key.segments().len()
-                    && known.segments().iter().zip(key.segments()).all(fits)
+                let mut pairs = known.segments().iter().zip(key.segments());
+                known.segments().len() > key.segments().len() && pairs.all(|(a, b)| a == b || is_wildcard(a))
             });
             let hint = below.map(|(known, _)| format!("a key of it is {}", pattern(known)));
             ("is a group of keys and has no value itself".to_owned(), hint)

@@ -44,12 +44,12 @@ pub(crate) struct Mistake {
     /// The key whose value it is in, and where that value begins.
     pub(crate) within: Option<(Key, usize)>,
     /// Nothing after it can be read: a text that is never closed.
-    to_end: bool,
+    until_end: bool,
 }
 
 impl Mistake {
     pub(crate) fn new(span: Span, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { span, message: message.into(), hint: None, within: None, to_end: false }
+        Self { span, message: message.into(), hint: None, within: None, until_end: false }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
@@ -57,8 +57,8 @@ impl Mistake {
         self
     }
 
-    pub(crate) fn to_end(mut self) -> Self {
-        self.to_end = true;
+    pub(crate) fn until_end(mut self) -> Self {
+        self.until_end = true;
         self
     }
 
@@ -96,7 +96,7 @@ pub(crate) fn document(text: &str) -> (Document, Vec<Mistake>) {
                 let mistake = error
                     .into_inner()
                     .map_or_else(|_| Mistake::new(at..at, "the line cannot be read"), |mistake| *mistake);
-                skip_line(&mut input, mistake.to_end);
+                skip_line(&mut input, mistake.until_end);
                 mistakes.push(mistake);
             }
         }
@@ -142,8 +142,9 @@ pub(crate) fn value(text: &str) -> Result<Node, Mistake> {
     }
 }
 
-fn skip_line(input: &mut Input<'_>, to_end: bool) {
-    let _: Parsed<_> = if to_end { rest.parse_next(input) } else { take_till(0.., '\n').parse_next(input) };
+fn skip_line(input: &mut Input<'_>, until_end: bool) {
+    let _: Parsed<_> =
+        if until_end { rest.parse_next(input) } else { take_till(0.., '\n').parse_next(input) };
     let _: Parsed<_> = opt(any).parse_next(input);
 }
 
@@ -249,6 +250,11 @@ fn segment(input: &mut Input<'_>) -> Parsed<Box<str>> {
     if input.starts_with('"') {
         segment = double_text(input)?;
     } else {
+        let plain: &str = take_while(0.., is_plain).parse_next(input)?;
+        if !plain.is_empty() && !input.starts_with('\\') {
+            return Ok(plain.into());
+        }
+        segment.push_str(plain);
         while let Some(piece) = opt(alt((take_while(1.., is_plain), "\\."))).parse_next(input)? {
             segment.push_str(if piece == "\\." { "." } else { piece });
         }

@@ -187,7 +187,7 @@ fn triple(input: &mut Input<'_>) -> Parsed<Zeroizing<String>> {
     let start = input.current_token_start();
     "'''".parse_next(input)?;
     let Some(length) = input.find("'''") else {
-        return Mistake::new(start..start + 3, "this ''' is never closed").to_end().cut();
+        return Mistake::new(start..start + 3, "this ''' is never closed").until_end().cut();
     };
     let begin = input.current_token_start();
     let text = winnow::token::take(length).parse_next(input)?;
@@ -203,9 +203,10 @@ fn triple(input: &mut Input<'_>) -> Parsed<Zeroizing<String>> {
 
 /// A text without quotes, and where it ends without the blanks after it.
 fn bare(input: &mut Input<'_>, inside: bool) -> Parsed<(Vec<Part>, usize)> {
+    let whole: &str = input;
     let start = input.current_token_start();
-    let mut parts = Parts::default();
-    let mut end = start;
+    // What was read since `from` and up to `end` is text as it stands; the blanks after `end` may yet belong to it.
+    let (mut parts, mut from, mut end) = (Parts::default(), start, start);
     loop {
         let before = input.checkpoint();
         let gap: &str = take_while(0.., [' ', '\t']).parse_next(input)?;
@@ -223,19 +224,22 @@ fn bare(input: &mut Input<'_>, inside: bool) -> Parsed<(Vec<Part>, usize)> {
             break;
         };
         refuse(input, c, end == start)?;
-        // Blanks between two pieces belong to the text; those before a comment or the end do not.
-        parts.text.push_str(if end == start { "" } else { gap });
         if input.starts_with("${") {
+            let at = input.current_token_start();
+            parts.text.push_str(&whole[from - start..at - start]);
             parts.variable(variable(input)?);
+            from = input.current_token_start();
         } else {
             any.parse_next(input)?;
-            parts.text.push(c);
-            let piece: &str = take_while(0.., is_ordinary).parse_next(input)?;
-            parts.text.push_str(piece);
+            take_while(0.., is_ordinary).void().parse_next(input)?;
         }
         end = input.current_token_start();
     }
-    if end == start { no_value(input) } else { Ok((parts.finish(), end)) }
+    if end == start {
+        return no_value(input);
+    }
+    parts.text.push_str(&whole[from - start..end - start]);
+    Ok((parts.finish(), end))
 }
 
 /// Whether `c` has no meaning in any bare text.

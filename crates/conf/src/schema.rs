@@ -132,11 +132,11 @@ pub(crate) fn is_wildcard(segment: &str) -> bool {
 
 /// A schema's key as it is written, wildcards without quotes.
 pub(crate) fn pattern(key: &Key) -> String {
-    let segment = |segment: &Box<str>| match is_wildcard(segment) {
-        true => segment.to_string(),
+    let segment = |segment: &str| match is_wildcard(segment) {
+        true => segment.to_owned(),
         false => crate::print::segment(segment),
     };
-    key.segments().iter().map(segment).collect::<Vec<_>>().join(".")
+    key.segments().iter().map(|text| segment(text)).collect::<Vec<_>>().join(".")
 }
 
 impl Schema {
@@ -249,11 +249,13 @@ impl Schema {
 
 /// `known` with its wildcards replaced by what stands in their places in `key`.
 fn fitted(known: &Key, key: &Key) -> String {
-    let segment = |(index, segment): (usize, &Box<str>)| match key.segments().get(index) {
-        Some(name) if is_wildcard(segment) => name.clone(),
-        _ => segment.clone(),
-    };
-    pattern(&Key::new(known.segments().iter().enumerate().map(segment).collect()))
+    let mut segments = known.segments().to_vec();
+    for (segment, name) in segments.iter_mut().zip(key.segments()) {
+        if is_wildcard(segment) {
+            segment.clone_from(name);
+        }
+    }
+    pattern(&Key::new(segments))
 }
 
 /// Today's name of `key`, if `former` is its pattern: the names that stand for wildcards are carried over.
@@ -269,11 +271,11 @@ fn renamed(former: &Key, now: &Key, key: &Key) -> Option<Key> {
             return None;
         }
     }
-    let segment = |segment: &Box<str>| match is_wildcard(segment) {
-        true => names.get(segment).map(|name| (*name).clone()),
-        false => Some(segment.clone()),
-    };
-    now.segments().iter().map(segment).collect::<Option<Vec<_>>>().map(Key::new)
+    let mut segments = now.segments().to_vec();
+    for segment in segments.iter_mut().filter(|segment| is_wildcard(segment)) {
+        *segment = (*names.get(segment)?).clone();
+    }
+    Some(Key::new(segments))
 }
 
 impl Group {
