@@ -160,7 +160,11 @@ impl Compiler<'_> {
         place.map_or(Ok(()), |place| Err(Error::PanicAbort { profile: profile.clone(), place }))
     }
 
-    fn target_directory(&self) -> Result<PathBuf, Error> {
+    /// Where cargo builds, absolute.
+    ///
+    /// # Errors
+    /// The working directory is gone.
+    pub(crate) fn target_directory(&self) -> Result<PathBuf, Error> {
         match &self.options.target_dir {
             // cargo runs in the package's directory, the developer stands elsewhere.
             Some(path) => {

@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     warnings.iter().for_each(ui::warning);
 
     // 4. The release.
-    let target_directory = project.metadata.target_directory.as_std_path();
+    let target_directory = compiler.target_directory()?;
     let out =
         std::path::absolute(&args.out).map_err(|source| Error::Read { path: args.out.clone(), source })?;
     let file_name = library_path.file_name().unwrap_or_default().to_string_lossy();
@@ -101,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         project: &project,
         rustc: &rustc,
         triple: &triple,
-        git: git::read(&project.directory, &[target_directory, &out]),
+        git: git::read(&project.directory, &[&target_directory, &out]),
         facts: &facts,
         library: format!("lib/{file_name}"),
         library_bytes: &library_bytes,
