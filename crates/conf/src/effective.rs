@@ -221,12 +221,11 @@ fn object<'a>(
     path: &[Box<str>],
 ) -> &'a mut serde_json::Map<String, serde_json::Value> {
     let Some((first, rest)) = path.split_first() else { return root };
-    let slot = root.entry(&**first).or_insert_with(|| serde_json::Map::new().into());
-    if !slot.is_object() {
-        *slot = serde_json::Map::new().into();
+    if !root.get(&**first).is_some_and(serde_json::Value::is_object) {
+        root.insert(first.to_string(), serde_json::Map::new().into());
     }
-    match slot {
-        serde_json::Value::Object(inner) => object(inner, rest),
-        _ => unreachable!("made an object above"),
+    match root.get_mut(&**first) {
+        Some(serde_json::Value::Object(inner)) => object(inner, rest),
+        _ => unreachable!("it was made an object above"),
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | `parse`, `scalar`, `ast` | the grammar: text to statements with positions, and every mistake |
+//! | `parse`, `list`, `scalar`, `ast` | the grammar: text to statements with positions, and every mistake |
 //! | `schema`, `types` | `conf/schema.toml`: which keys there are and what each may be |
 //! | `layer` | files, includes and the keys in them |
 //! | `decode` | what is written to a typed value; `${NAME}` and `file:/path` are resolved here |
@@ -28,12 +28,14 @@ mod fault;
 mod format;
 mod key;
 mod layer;
+mod list;
 mod parse;
 mod print;
 mod read;
 mod scalar;
 mod schema;
 mod schema_read;
+mod schema_types;
 mod schema_write;
 mod secret;
 mod source;

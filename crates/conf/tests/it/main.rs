@@ -1,5 +1,8 @@
 //! The configuration as an operator meets it: real files, real mistakes.
 
+// The helpers below are tests as well; clippy knows only functions marked as such.
+#![allow(clippy::unwrap_used)]
+
 mod bad_input;
 mod documented;
 mod effective;

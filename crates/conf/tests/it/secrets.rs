@@ -31,6 +31,9 @@ fn no_output_of_a_good_file_holds_it() {
     assert_eq!(effective.to_json()["Repo"]["password"], SECRET);
     without_secret(&effective.to_conf_text());
     without_secret(&format!("{effective:?}"));
+    let mut sources = home.sources.clone();
+    sources.env.insert("DB_PASSWORD".into(), SECRET.into());
+    without_secret(&format!("{sources:?}"));
     let warnings: String = effective.warnings().iter().map(ToString::to_string).collect();
     assert!(warnings.contains("is called Repo.password now"));
     without_secret(&warnings);
@@ -101,4 +104,51 @@ fn a_secret_file_s_last_newline_is_no_part_of_it() {
         home.write("pw", content);
         assert_eq!(home.json()["Repo"]["password"], SECRET);
     }
+}
+
+/// The file of the classic Phoenix deployment, as people have it.
+#[test]
+fn a_phoenix_deployment_s_file_works_as_it_is() {
+    let schema = r#"
+[keys."logger.level"]
+type = "enum"
+values = ["debug", "info", "warn", "error"]
+[keys."Endpoint.url.host"]
+type = "string"
+[keys."Endpoint.url.port"]
+type = "integer"
+min = 1
+max = 65535
+[keys."Endpoint.secret_key_base"]
+type = "string"
+secret = true
+[keys."Repo.username"]
+type = "string"
+[keys."Repo.password"]
+type = "string"
+secret = true
+[keys."Repo.database"]
+type = "string"
+[keys."Repo.hostname"]
+type = "string"
+[keys."Repo.pool_size"]
+type = "integer"
+"#;
+    let app_conf = format!(
+        "logger.level = info\nEndpoint.url.host = \"example.com\"\nEndpoint.url.port = 443\n\
+         Endpoint.secret_key_base = \"{SECRET}\"\nRepo.username = \"dbuser\"\nRepo.password = \"{SECRET}\"\n\
+         Repo.database = \"exampledb\"\nRepo.hostname = \"database-host.com\"\nRepo.pool_size = 20\n"
+    );
+    let home = Home::new(schema, &app_conf);
+    let effective = home.effective().unwrap();
+    let expected = serde_json::json!({
+        "logger": {"level": "info"},
+        "Endpoint": {"url": {"host": "example.com", "port": 443}, "secret_key_base": SECRET},
+        "Repo": {
+            "username": "dbuser", "password": SECRET, "database": "exampledb", "hostname": "database-host.com",
+            "pool_size": 20,
+        },
+    });
+    assert_eq!(effective.to_json(), expected);
+    without_secret(&effective.to_conf_text());
 }
