@@ -109,16 +109,21 @@ fn span(duration: Duration) -> String {
 }
 
 /// Prints an operation's steps to stderr while they happen.
+#[derive(Default)]
 pub struct Steps {
     /// A line that is overwritten needs a terminal.
     terminal: bool,
     open: bool,
+    /// The step that has begun and is not over.
+    running: Option<Step>,
+    /// What was resolved, until it is known that there is more to do than that.
+    resolved: Option<String>,
 }
 
 impl Steps {
     /// For this process's stderr.
     pub fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), open: false }
+        Self { terminal: io::stderr().is_terminal(), open: false, running: None, resolved: None }
     }
 
     /// Shows one event.
@@ -131,23 +136,40 @@ impl Steps {
                     _ => kind.name().to_owned(),
                 };
                 self.line(&line);
+                if let Some(line) = self.resolved.take() {
+                    self.line(&line);
+                }
             }
-            Progress::StepStarted { step } => self.running(*step, ""),
+            Progress::StepStarted { step } => {
+                self.running = Some(*step);
+                self.overwrite(*step, "");
+            }
             Progress::StepProgress { step, bytes, total } => {
                 let total = total.map_or_else(String::new, |total| format!(" of {}", size(total)));
-                self.running(*step, &format!("{}{total}", size(*bytes)));
+                self.overwrite(*step, &format!("{}{total}", size(*bytes)));
             }
             Progress::StepDone { step, ms, detail } => {
                 let detail = detail.as_deref().unwrap_or("");
-                self.line(format!("  {:<11} {:>9}  {detail}", step.name(), millis(*ms)).trim_end());
+                let line = format!("  {:<11} {:>9}  {detail}", step.name(), millis(*ms));
+                self.running = None;
+                if *step == Step::Resolve {
+                    self.resolved = Some(line.trim_end().to_owned());
+                } else {
+                    self.line(line.trim_end());
+                }
             }
             Progress::Warning { text } => self.line(&format!("warning: {text}")),
-            Progress::Done(_) => self.clear(),
+            Progress::Done(operation) => {
+                self.clear();
+                if let Some(step) = self.running.take().filter(|_| operation.error.is_some()) {
+                    self.line(&format!("  {:<11} {:>9}", step.name(), "failed"));
+                }
+            }
         }
     }
 
     /// A line that the next one takes the place of.
-    fn running(&mut self, step: Step, words: &str) {
+    fn overwrite(&mut self, step: Step, words: &str) {
         if self.terminal {
             self.clear();
             let _ = write!(io::stderr(), "  {:<11} {words}", step.name());

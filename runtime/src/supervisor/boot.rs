@@ -10,38 +10,27 @@ use relmgr_model::host::{Answer, Command};
 
 use super::handler::{self, OperationError};
 use super::host_process::HostProcess;
-use super::node::{End, Node, Serving};
+use super::node::{End, InForce, Node, Serving};
+
+/// Whether a release's files are read and compared with its manifest before it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// At the node's start: who knows what happened to the disk since.
+    Verify,
+    /// After a host's death: they ran a moment ago, and clients wait.
+    Trust,
+}
 
 /// Starts a host, loads the permanent release in it (should that fail: the previous one, once) and accepts.
 ///
 /// A node without a release, or with none that starts, accepts all the same: it says so to who asks.
-pub async fn boot(node: &Arc<Node>) {
-    let host = match node.start_host().await {
-        Ok(host) => host,
-        Err(error) => {
-            let how = OperationError::from(error).describe();
-            tracing::error!("the host does not start: {how}");
-            // As a death: so often, and no oftener, is it tried again.
-            Box::pin(after_death(node, &how)).await;
-            return;
-        }
-    };
+pub async fn boot(node: &Arc<Node>, files: Files) {
+    // Held to the end, so that no operation records anything in between.
+    let _pointers = node.pointers.lock().await;
     let facts = node.facts();
     let mut candidates: Vec<Version> = facts.permanent.into_iter().chain(facts.prev).collect();
     candidates.dedup();
-    let mut serving = None;
-    for (at, version) in candidates.iter().enumerate() {
-        match load(node, &host, version).await {
-            Ok(()) => {
-                serving = Some(Serving { version: version.clone(), since: Utc::now() });
-                if at > 0 {
-                    tracing::error!(%version, "the previous release serves instead of the permanent one");
-                }
-                break;
-            }
-            Err(error) => tell_failure(node, version, &error),
-        }
-    }
+    let Some((host, serving)) = bring_up(node, &candidates, files).await else { return };
     let current = serving.as_ref().map(|serving| serving.version.clone());
     node.with(|state| {
         state.current = serving;
@@ -56,8 +45,64 @@ pub async fn boot(node: &Arc<Node>) {
     watch(node, host);
 }
 
-async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), OperationError> {
-    let effective = handler::configure(node, version)?;
+/// A host with the first of `candidates` that starts, or with none of them; `None`: the node has given up.
+async fn bring_up(
+    node: &Node,
+    candidates: &[Version],
+    files: Files,
+) -> Option<(Arc<HostProcess>, Option<Serving>)> {
+    let mut host = new_host(node).await?;
+    for (at, version) in candidates.iter().enumerate() {
+        let error = match load(node, &host, version, files).await {
+            Ok(()) => {
+                if at > 0 {
+                    tracing::error!(%version, "the previous release serves instead of the permanent one");
+                }
+                return Some((host, Some(Serving { version: version.clone(), since: Utc::now() })));
+            }
+            Err(error) => error,
+        };
+        tell_failure(node, version, &error);
+        if let Some(how) = host.ended() {
+            if !may_restart(node, &how) {
+                return None;
+            }
+            host = new_host(node).await?;
+        }
+    }
+    Some((host, None))
+}
+
+/// A host process; one that does not come up counts as one that died.
+async fn new_host(node: &Node) -> Option<Arc<HostProcess>> {
+    loop {
+        let how = match node.start_host().await {
+            Ok(host) => return Some(host),
+            Err(error) => OperationError::from(error).describe(),
+        };
+        tracing::error!("the host does not start: {how}");
+        if !may_restart(node, &how) {
+            return None;
+        }
+    }
+}
+
+async fn load(
+    node: &Node,
+    host: &HostProcess,
+    version: &Version,
+    files: Files,
+) -> Result<(), OperationError> {
+    if files == Files::Verify {
+        handler::verify_installed(node, version).await?;
+    }
+    // What ran is what runs again: an app.conf that is being edited while the host dies must not decide whether
+    // it comes back.
+    let in_force = node.with(|state| state.in_force.clone()).filter(|in_force| in_force.version == *version);
+    let effective = match in_force {
+        Some(in_force) => in_force.effective,
+        None => handler::configure(node, version)?,
+    };
     let library = node.home.release(version).join(node.tree.manifest(version)?.library);
     let library = std::path::absolute(&library).map_err(|source| OperationError::Io {
         path: library,
@@ -71,6 +116,7 @@ async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), 
     };
     host.call(Command::Swap { generation }).await.map_err(failed)?;
     host.call(Command::Commit { generation }).await.map_err(failed)?;
+    node.with(|state| state.in_force = Some(InForce { version: version.clone(), effective }));
     Ok(())
 }
 
@@ -105,12 +151,14 @@ pub fn watch(node: &Arc<Node>, host: Arc<HostProcess>) {
             state.host = None;
             state.current = None;
         });
-        after_death(&node, &how).await;
+        if may_restart(&node, &how) {
+            boot(&node, Files::Trust).await;
+        }
     });
 }
 
-/// Restarts under the intensity, or gives the node up.
-async fn after_death(node: &Arc<Node>, how: &str) {
+/// Counts a death. Whether another host may be started, under the intensity; where not, the node gives up.
+fn may_restart(node: &Node, how: &str) -> bool {
     let (intensity, period) = (node.settings.supervisor.intensity, node.settings.supervisor.period);
     let too_often = node.with(|state| {
         let now = Instant::now();
@@ -124,11 +172,9 @@ async fn after_death(node: &Arc<Node>, how: &str) {
             "the host died more than {intensity} times in {period} (supervisor.intensity), last by {how}"
         );
         node.end_for(End::GaveUp(words));
-        return;
     }
-    if node.with(|state| state.stopped) {
-        return;
-    }
-    node.with(|state| state.host_restarts += 1);
-    boot(node).await;
+    node.with(|state| {
+        state.host_restarts += u64::from(!state.stopped);
+        !state.stopped
+    })
 }

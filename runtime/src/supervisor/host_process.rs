@@ -111,7 +111,7 @@ impl HostProcess {
         let (sender, answer) = oneshot::channel();
         lock(&self.pending).insert(id, sender);
         // Looked at after the place in the queue is taken: a death in between is seen by one of the two.
-        if let Some(how) = self.ended.borrow().clone() {
+        if let Some(how) = self.ended() {
             return Err(CallError::Died(how));
         }
         let _ = self.outbox.send(Envelope { id, command });
@@ -126,6 +126,11 @@ impl HostProcess {
         let mut ended = self.ended.clone();
         let how = ended.wait_for(Option::is_some).await;
         how.ok().and_then(|how| how.clone()).unwrap_or_else(|| "nobody knows how".into())
+    }
+
+    /// How the process ended; `None`: it lives.
+    pub fn ended(&self) -> Option<String> {
+        self.ended.borrow().clone()
     }
 
     /// Whether it was told to stop: then its end is no death.
@@ -152,11 +157,18 @@ impl HostProcess {
     /// Kills the process.
     pub fn kill(&self) {
         if let Ok(pid) = i32::try_from(self.pid)
-            && self.ended.borrow().is_none()
+            && self.ended().is_none()
         {
             // An error means that it is gone.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+    }
+}
+
+impl Drop for HostProcess {
+    /// A host that nobody commands any more (its boot was broken off) is not to live on.
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

@@ -20,6 +20,13 @@ pub struct BindError {
     source: std::io::Error,
 }
 
+impl BindError {
+    /// Whether somebody else has the address.
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == std::io::ErrorKind::AddrInUse
+    }
+}
+
 /// A bound listening socket.
 #[derive(Debug)]
 pub struct Listener {

@@ -19,7 +19,9 @@ mod preflight;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use nix::fcntl::{Flock, FlockArg};
@@ -108,10 +110,11 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     ReleaseTree::new(home.clone()).prepare()?;
     let record = journal::load(&home, &settings.app)?;
     // 3. The sockets; from here on clients wait instead of being refused.
-    let listeners =
-        settings.listen.http.iter().copied().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
-    for listener in &listeners {
+    let mut listeners = vec![];
+    for address in &settings.listen.http {
+        let listener = bind(*address).await?;
         tracing::info!(address = %listener.address, "listening");
+        listeners.push(listener);
     }
     let repository = Repository::open(&settings.repository.url).map_err(RunError::Repository)?;
     let node = Node::new(home, settings, repository, record, listeners);
@@ -120,13 +123,14 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     let control = control.map_err(io(node.home.control_socket(), "written"))?;
     // 4. An operation that a death interrupted ends here, in a definite state.
     resolve_interrupted(&node)?;
+    handler::remember_last(&node)?;
     // 5. The permanent release.
     tokio::spawn(control::serve(node.clone(), control));
     let mut end = node.end.subscribe();
     let booting = tokio::spawn({
         let node = node.clone();
         async move {
-            boot::boot(&node).await;
+            boot::boot(&node, boot::Files::Verify).await;
             notify(&[sd_notify::NotifyState::Ready]);
         }
     });
@@ -147,30 +151,62 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     }
 }
 
+/// The host of a supervisor that was killed sees that it is alone and lets go of its sockets, within five seconds
+/// even when all of its workers are stuck.
+const TAKE_OVER: Duration = Duration::from_secs(6);
+
+/// An operation that fails since the node stops has two files to write.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Binds `address`, and waits for a dying host that still has it.
+async fn bind(address: SocketAddr) -> Result<Listener, BindError> {
+    let deadline = Instant::now() + TAKE_OVER;
+    let mut told = false;
+    loop {
+        match Listener::bind(address) {
+            Err(error) if error.is_taken() && Instant::now() < deadline => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%address, "the address is taken: waiting for a host of before to let go of it");
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
 async fn stop(node: &Arc<Node>) {
     if let Some(host) = node.host() {
         let drain = node.settings.upgrade.drain;
         host.stop(drain).await;
     }
+    // An operation that was under way has lost its host, and says so in the history.
+    let _ = tokio::time::timeout(LAST_WORDS, node.operations.lock()).await;
     // Nobody is to wait for a node that is gone.
     let _ = std::fs::remove_file(node.home.control_socket());
 }
 
-/// The signals by which a node is told to stop.
+/// The signals that mean something to a node.
 struct Signals {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { term, int, hup: signal(SignalKind::hangup())? })
     }
 
     async fn stop(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.int.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return "SIGTERM",
+                _ = self.int.recv() => return "SIGINT",
+                // A terminal that goes away must not take the node along.
+                _ = self.hup.recv() => tracing::info!("SIGHUP: nothing is reloaded"),
+            }
         }
     }
 }
@@ -211,8 +247,8 @@ fn take_lock(home: &Home) -> Result<Flock<File>, RunError> {
     Ok(lock)
 }
 
-/// The operation that was under way when the last supervisor ended did not come to its record, so the release
-/// before it is still the permanent one: that is said, and the operation is over.
+/// An operation that was under way when the last supervisor ended is over: the node boots what was recorded, the
+/// release before it or the new one, and that is said.
 fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
     let interrupted = node.with(|state| state.record.operation.clone());
     let Some(OperationRecord { kind, from, to, started_at, uid }) = interrupted else { return Ok(()) };

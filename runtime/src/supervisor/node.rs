@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
+use relmgr_conf::Effective;
 use relmgr_model::Version;
 use relmgr_model::control::{
     CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease, ReleaseList,
@@ -47,6 +48,9 @@ pub struct Node {
     pub listeners: Vec<Listener>,
     /// Held by the operation that is under way.
     pub operations: tokio::sync::Mutex<()>,
+    /// Held while a host is brought up with the permanent release, and while another release becomes that one:
+    /// the two must not meet.
+    pub pointers: tokio::sync::Mutex<()>,
     /// Set once, when the node is to end.
     pub end: watch::Sender<Option<End>>,
     started_at: DateTime<Utc>,
@@ -68,6 +72,8 @@ pub struct State {
     pub record: NodeRecord,
     /// The release that serves.
     pub current: Option<Serving>,
+    /// What the release that serves was started with.
+    pub in_force: Option<InForce>,
     /// The process that serves.
     pub host: Option<Arc<HostProcess>>,
     /// How often a host was started again after it died.
@@ -89,6 +95,16 @@ pub struct Serving {
     pub version: Version,
     /// Since when.
     pub since: DateTime<Utc>,
+}
+
+/// A release and the configuration that it was started with. Secrets are in it: it never leaves the process but
+/// for the host.
+#[derive(Debug, Clone)]
+pub struct InForce {
+    /// The release.
+    pub version: Version,
+    /// Its configuration.
+    pub effective: Effective,
 }
 
 impl Node {
@@ -119,6 +135,7 @@ impl Node {
         let state = State {
             record,
             current: None,
+            in_force: None,
             host: None,
             host_restarts: 0,
             deaths: VecDeque::new(),
@@ -134,6 +151,7 @@ impl Node {
             machine,
             listeners,
             operations: tokio::sync::Mutex::new(()),
+            pointers: tokio::sync::Mutex::new(()),
             end: watch::Sender::new(None),
             started_at: Utc::now(),
             state: Mutex::new(state),
@@ -160,6 +178,29 @@ impl Node {
             }
             Ok(())
         })
+    }
+
+    /// Whether the node has given up, or was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.with(|state| state.stopped)
+    }
+
+    /// Waits until no host is being brought up.
+    pub async fn booted(&self) {
+        drop(self.pointers.lock().await);
+    }
+
+    /// Waits until another host serves in the place of `dead`, or the node has given up.
+    pub async fn recovered(&self, dead: &Arc<HostProcess>) {
+        loop {
+            self.booted().await;
+            let another = self.host().is_some_and(|host| !Arc::ptr_eq(&host, dead));
+            if another || self.is_stopping() {
+                return;
+            }
+            // Whoever brings the next one up has been woken by the same death and is about to begin.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The host that serves.

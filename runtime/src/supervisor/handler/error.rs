@@ -78,6 +78,9 @@ pub enum OperationError {
         /// What happened.
         error: CallError,
     },
+    /// The node ends.
+    #[error("the node was stopped in the middle of it")]
+    Stopped,
     /// There is no host.
     #[error("there is no host process: see the log of `relmgr run`")]
     NoHost,

@@ -5,11 +5,13 @@ use std::time::Duration;
 use chrono::Utc;
 use relmgr_model::Version;
 use relmgr_model::control::{Kind, Progress};
+use relmgr_model::manifest::Manifest;
 use relmgr_model::plan::{Step, admit};
 use relmgr_model::record::ReleaseRecord;
 use relmgr_model::status::Status;
 use relmgr_store::package;
 
+use super::super::node::Node;
 use super::super::preflight::try_release;
 use super::OperationError;
 use super::walk::Walk;
@@ -63,10 +65,7 @@ impl Walk<'_> {
                 blocking(move || Ok(package::read_manifest(&path)?)).await?
             }
             // Installed before: what lies on disk must still be what was installed.
-            (None, None) => {
-                let (tree, version) = (self.node.tree.clone(), to.clone());
-                blocking(move || Ok(tree.verify(&version)?)).await?
-            }
+            (None, None) => verify_installed(self.node, to).await?,
         };
         self.admit(&manifest, to)?;
         let files = manifest.files.len();
@@ -74,7 +73,7 @@ impl Walk<'_> {
         Ok(Some(format!("{files} files")))
     }
 
-    fn admit(&self, manifest: &relmgr_model::manifest::Manifest, to: &Version) -> Result<(), OperationError> {
+    fn admit(&self, manifest: &Manifest, to: &Version) -> Result<(), OperationError> {
         let upgrading = matches!(self.request.kind, Kind::Upgrade | Kind::Check);
         let from = self.from.as_ref().filter(|from| upgrading && *from < to);
         let admitted = admit(manifest, to, &self.node.machine, from);
@@ -122,6 +121,15 @@ impl Walk<'_> {
         let path = self.node.home.release(to).join(&manifest.library);
         std::path::absolute(&path).map_err(|source| OperationError::Io { path, what: "read", source })
     }
+}
+
+/// Reads every file of an installed release and compares it with its manifest.
+///
+/// # Errors
+/// [`OperationError::Tree`] with the file that differs.
+pub async fn verify_installed(node: &Node, version: &Version) -> Result<Manifest, OperationError> {
+    let (tree, version) = (node.tree.clone(), version.clone());
+    blocking(move || Ok(tree.verify(&version)?)).await
 }
 
 /// Runs work that waits for the disk where it holds up nobody.

@@ -16,11 +16,12 @@ use chrono::Utc;
 use relmgr_model::control::{Fault, Kind, Operation, OperationRequest, Outcome, Progress, StepTime};
 use relmgr_model::plan::{Plan, Step, plan};
 use relmgr_model::record::HistoryEntry;
-use relmgr_store::journal;
+use relmgr_store::journal::{self, JournalError};
 use tokio::sync::mpsc;
 
 pub use configure::configure;
 pub use error::OperationError;
+pub use install::verify_installed;
 pub use switch::load_request;
 
 use super::node::Node;
@@ -57,6 +58,8 @@ pub fn begin(
     })?;
     tokio::spawn(async move {
         let guard = node.operations.lock().await;
+        // What serves is known when no host is being brought up.
+        node.booted().await;
         let operation = run(&node, &request, uid, &tell).await;
         node.with(|state| {
             state.running = None;
@@ -98,11 +101,10 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
         removed: walk.removed,
     };
     let ms = milliseconds(begun);
+    let (kind, to) = (request.kind.name(), operation.to.as_ref().map(tracing::field::display));
     match &operation.error {
-        None => tracing::info!(kind = request.kind.name(), to = ?operation.to, ms, "operation done"),
-        Some(error) => {
-            tracing::error!(kind = request.kind.name(), to = ?operation.to, ms, "operation failed: {error}")
-        }
+        None => tracing::info!(kind, to, ms, "operation done"),
+        Some(error) => tracing::error!(kind, to, ms, "operation failed: {error}"),
     }
     if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
         tell_history(node, &operation, Some(uid), ms);
@@ -164,6 +166,26 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
             Ok(Outcome::Done)
         }
     }
+}
+
+/// What the last operation came to, as `status` tells it, from before this supervisor.
+///
+/// # Errors
+/// [`JournalError`] when the history cannot be read.
+pub fn remember_last(node: &Node) -> Result<(), JournalError> {
+    let last = journal::read_history(&node.home)?.into_iter().rfind(|entry| matters(entry.kind));
+    let operation = last.map(|entry| Operation {
+        kind: entry.kind,
+        from: entry.from,
+        to: entry.to,
+        outcome: entry.outcome,
+        error: entry.error,
+        hint: None,
+        steps: entry.steps,
+        removed: vec![],
+    });
+    node.with(|state| state.last_operation = operation);
+    Ok(())
 }
 
 /// To the microsecond.

@@ -4,18 +4,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use relmgr_model::Version;
 use relmgr_model::control::Kind;
 use relmgr_model::host::{Answer, Command, LoadRequest};
-use relmgr_model::record::ReleaseRecord;
+use relmgr_model::record::NodeRecord;
 use relmgr_model::status::{Event, Status};
 use relmgr_store::atomic;
 
 use super::super::host_process::{CallError, HostProcess};
-use super::super::node::{Node, Serving};
+use super::super::node::{InForce, Node, Serving};
 use super::OperationError;
 use super::walk::Walk;
 
@@ -70,7 +70,7 @@ impl Walk<'_> {
         // Not before the node's own endpoint has said the new version is the swap called done.
         if let Err(error) = hear_version(self.node, to).await {
             self.swap_back().await;
-            return Err(error);
+            return Err(self.died(to).err().unwrap_or(error));
         }
         Ok(None)
     }
@@ -82,9 +82,9 @@ impl Walk<'_> {
         generation: u64,
     ) -> Result<Option<String>, OperationError> {
         let Some(host) = self.host.clone() else { return Err(OperationError::NoHost) };
-        let serving = Serving { version: to.clone(), since: Utc::now() };
         let old = self.node.with(|state| {
-            state.current = Some(serving);
+            state.current = Some(Serving { version: to.clone(), since: Utc::now() });
+            state.in_force = self.in_force(to);
             state.host.replace(host.clone())
         });
         self.candidate = None;
@@ -100,14 +100,19 @@ impl Walk<'_> {
     pub(super) async fn record(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let Some(generation) = self.candidate else { return Ok(None) };
         let prev = self.from.clone().filter(|from| from != to);
-        if let Err(error) = self.write_record(to, prev.as_ref()) {
+        let node = self.node.clone();
+        // A host that died since the swap is not brought up in between with the release that is permanent now.
+        let _pointers = node.pointers.lock().await;
+        if let Err(error) = self.died(to).and_then(|()| self.write_record(to, prev.as_ref())) {
             self.swap_back().await;
             return Err(error);
         }
         // The point of no return: from here on the node boots the new release.
         self.candidate = None;
-        let serving = Serving { version: to.clone(), since: Utc::now() };
-        self.node.with(|state| state.current = Some(serving));
+        self.node.with(|state| {
+            state.current = Some(Serving { version: to.clone(), since: Utc::now() });
+            state.in_force = self.in_force(to);
+        });
         if let Err(error) = self.node.tree.set_links(Some(to), prev.as_ref()) {
             self.warn(format!("the links are rebuilt at the next start: {error}"));
         }
@@ -125,16 +130,9 @@ impl Walk<'_> {
         }
         let now = Utc::now();
         Ok(self.node.change_record(|record| {
-            if let Some(release) = prev.and_then(|prev| record.releases.get_mut(prev)) {
-                step(release, Event::Superseded, now);
-            }
-            if let Some(release) = record.releases.get_mut(to) {
-                step(release, Event::Swapped, now);
-                step(release, Event::Committed, now);
-            }
+            supersede(record, to, now);
             record.prev = prev.cloned();
             record.permanent = Some(to.clone());
-            record.operation = None;
         })?)
     }
 
@@ -168,7 +166,8 @@ impl Walk<'_> {
 
     /// Gives up a candidate that does not serve, and a host that was to take over.
     pub(super) async fn give_up_candidate(&mut self) {
-        let Some(host) = self.host.clone() else { return };
+        // What died has taken its generations along.
+        let Some(host) = self.host.clone().filter(|host| host.ended().is_none()) else { return };
         if self.request.kind == Kind::Restart {
             if !self.node.host().is_some_and(|serving| Arc::ptr_eq(&serving, &host)) {
                 host.stop(Duration::ZERO).await;
@@ -176,33 +175,77 @@ impl Walk<'_> {
             return;
         }
         if let Some(generation) = self.candidate.take() {
-            retire_quietly(&host, generation).await;
+            // One that has served has requests to finish.
+            let drain = if self.rolled_back { self.node.settings.upgrade.drain } else { Duration::ZERO };
+            retire_quietly(&host, generation, drain).await;
         }
     }
 
-    /// The old generation serves again.
+    /// The old generation serves again. Where there is none, or it does not come back, the host makes way for one
+    /// that boots what is recorded.
     async fn swap_back(&mut self) {
-        let (Some(host), Some(previous)) = (self.host.clone(), self.previous.take()) else { return };
-        match host.call(Command::Swap { generation: previous }).await {
-            Ok(_) => self.rolled_back = true,
-            Err(error) => tracing::error!(%error, "the old release could not be brought back"),
+        let Some(host) = self.host.clone() else { return };
+        self.rolled_back = true;
+        let back = match self.previous.take() {
+            Some(generation) => host.call(Command::Swap { generation }).await.is_ok(),
+            None => false,
+        };
+        if !back {
+            tracing::error!("the host is replaced, since the release before does not come back in it");
+            self.candidate = None;
+            host.kill();
+            host.wait().await;
+        }
+    }
+
+    /// What `to` was started with.
+    fn in_force(&self, to: &Version) -> Option<InForce> {
+        let effective = self.effective.clone()?;
+        Some(InForce { version: to.clone(), effective })
+    }
+
+    /// Whether the host that the release is loaded in has died, or another one serves.
+    fn died(&self, to: &Version) -> Result<(), OperationError> {
+        let Some(host) = &self.host else { return Err(OperationError::NoHost) };
+        match host.ended() {
+            Some(how) => Err(self.failed(to, CallError::Died(how))),
+            None => Ok(()),
         }
     }
 
     async fn call(&self, to: &Version, command: Command) -> Result<Answer, OperationError> {
         let Some(host) = &self.host else { return Err(OperationError::NoHost) };
-        host.call(command).await.map_err(|error| OperationError::Host { version: to.clone(), error })
+        host.call(command).await.map_err(|error| self.failed(to, error))
+    }
+
+    fn failed(&self, to: &Version, error: CallError) -> OperationError {
+        match error {
+            // Told to end, like everything else in the node.
+            CallError::Died(_) if self.node.is_stopping() => OperationError::Stopped,
+            error => OperationError::Host { version: to.clone(), error },
+        }
     }
 }
 
-fn step(release: &mut ReleaseRecord, event: Event, now: chrono::DateTime<Utc>) {
-    // `current` and `permanent` are entered together here, and a permanent release that is taken again (after a
-    // downgrade to itself) has no step to take.
-    if let Ok(next) = release.status.clone().next(event) {
-        release.status = next;
-        release.since = now;
-    } else if release.status != Status::Permanent {
-        tracing::error!(status = release.status.name(), "a status has no such step");
+/// `to` becomes the permanent release, and the one that was it so far an old one.
+fn supersede(record: &mut NodeRecord, to: &Version, now: DateTime<Utc>) {
+    for (version, release) in &mut record.releases {
+        let status = release.status.clone();
+        let next = match (version == to, &status) {
+            // After a start on the previous release `to` may be what is recorded already.
+            (true, Status::Permanent) => continue,
+            (true, _) => status.next(Event::Swapped).and_then(|status| status.next(Event::Committed)),
+            (false, Status::Permanent) => status.next(Event::Superseded),
+            (false, _) => continue,
+        };
+        match next {
+            Ok(status) => {
+                release.status = status;
+                release.since = now;
+            }
+            // Its plan did not look at the status: the release serves all the same.
+            Err(error) => tracing::error!(%version, "{error}"),
+        }
     }
 }
 
@@ -237,8 +280,8 @@ pub fn load_request(
 }
 
 /// Retires a generation that nobody will miss.
-pub async fn retire_quietly(host: &HostProcess, generation: u64) {
-    match host.call(Command::Retire { generation, drain_ms: 0 }).await {
+async fn retire_quietly(host: &HostProcess, generation: u64, drain: Duration) {
+    match host.call(Command::Retire { generation, drain_ms: millis(drain) }).await {
         Ok(Answer::Retired { pinned, .. }) if !pinned.is_empty() => {
             tracing::warn!("a candidate stays in memory: {}", pinned.join("; "));
         }

@@ -126,6 +126,13 @@ impl<'a> Walk<'a> {
         }
         if switches && result.is_ok() {
             self.prune();
+            // Now it is over: until here a start after a death says that it was interrupted.
+            if let Err(error) = self.node.change_record(|record| record.operation = None) {
+                self.warn(format!(
+                    "state.json still names this operation: {}",
+                    OperationError::from(error).describe()
+                ));
+            }
         }
         result
     }
@@ -178,6 +185,10 @@ impl<'a> Walk<'a> {
         self.give_up_candidate().await;
         let failed = Event::Failed { reason: error.describe(), at: Utc::now() };
         let (blamed, kind) = (error.blames_release(), self.request.kind);
+        if let Some(host) = self.host.take().filter(|host| host.ended().is_some()) {
+            // Who waits for the operation is to find the old release serving again.
+            self.node.recovered(&host).await;
+        }
         let cleared = self.node.change_record(|record| {
             record.operation = None;
             let tried = blamed && !matches!(kind, Kind::Check | Kind::Restart);
