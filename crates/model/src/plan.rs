@@ -148,7 +148,8 @@ pub fn plan(request: &OperationRequest, facts: &Facts) -> Result<Plan, Refusal> 
             Ok(Plan::Walk { to, steps: vec![Step::Fetch, Step::Verify, Step::Unpack] })
         }
         Kind::Restart => {
-            let to = facts.current.clone().ok_or(Refusal::NoCurrent)?;
+            // Where none serves, the permanent one did not start: this tries it again.
+            let to = facts.current.clone().or_else(|| facts.permanent.clone()).ok_or(Refusal::NoCurrent)?;
             Ok(Plan::Walk { to, steps: vec![Step::Configure, Step::Start, Step::Health, Step::Swap] })
         }
         Kind::Remove => {
@@ -375,6 +376,14 @@ mod tests {
         assert!(plan(&request, &node()).unwrap_err().to_string().contains("--retry"));
         request.retry = true;
         assert_eq!(steps(plan(&request, &node()).unwrap()).0, "1.5.0");
+    }
+
+    #[test]
+    fn a_restart_tries_the_permanent_release_again_where_none_serves() {
+        let mut facts = Facts { current: None, ..node() };
+        assert_eq!(steps(plan(&request(Kind::Restart, None), &facts).unwrap()).0, "3.0.0");
+        facts.permanent = None;
+        assert_eq!(plan(&request(Kind::Restart, None), &facts), Err(Refusal::NoCurrent));
     }
 
     #[test]
