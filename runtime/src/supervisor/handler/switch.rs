@@ -345,3 +345,44 @@ fn unexpected(version: &Version, answer: &Answer) -> OperationError {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relmgr_model::record::ReleaseRecord;
+
+    fn record(releases: &[(&str, Status)]) -> NodeRecord {
+        let mut record = NodeRecord::new("live-poll");
+        let at = DateTime::UNIX_EPOCH;
+        for (version, status) in releases {
+            let release = ReleaseRecord { status: status.clone(), installed_at: at, since: at };
+            record.releases.insert(version.parse().unwrap(), release);
+        }
+        record
+    }
+
+    fn statuses(record: &NodeRecord) -> String {
+        let words = record.releases.iter().map(|(version, release)| {
+            let moved = if release.since > DateTime::UNIX_EPOCH { "*" } else { "" };
+            format!("{version} {}{moved}", release.status.name())
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn the_permanent_release_becomes_an_old_one() {
+        let mut record =
+            record(&[("1.0.0", Status::Old), ("2.0.0", Status::Permanent), ("3.0.0", Status::Unpacked)]);
+        supersede(&mut record, &"3.0.0".parse().unwrap(), Utc::now());
+        assert_eq!(statuses(&record), "1.0.0 old, 2.0.0 old*, 3.0.0 permanent*");
+        supersede(&mut record, &"1.0.0".parse().unwrap(), Utc::now());
+        assert_eq!(statuses(&record), "1.0.0 permanent*, 2.0.0 old*, 3.0.0 old*");
+    }
+
+    #[test]
+    fn the_permanent_release_that_serves_again_after_a_fallback_stays_what_it_is() {
+        let mut record = record(&[("1.0.0", Status::Old), ("2.0.0", Status::Permanent)]);
+        supersede(&mut record, &"2.0.0".parse().unwrap(), Utc::now());
+        assert_eq!(statuses(&record), "1.0.0 old, 2.0.0 permanent");
+    }
+}
