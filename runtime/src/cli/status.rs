@@ -37,6 +37,10 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
             let since = moment(current.since, now);
             line("current", &format!("{} ({}) since {since}", current.version, current.status));
         }
+        None if status.permanent.is_some() && status.phase != Phase::Booting => {
+            line("current", "none, since the permanent release does not start: `relmgr restart` tries again");
+        }
+        None if status.permanent.is_some() => line("current", "none yet"),
         None => line("current", "none: `relmgr upgrade` installs the channel's release"),
     }
     line("prev", &or_dash(status.prev.as_ref().map(|prev| &prev.version)));

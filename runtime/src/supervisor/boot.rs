@@ -12,25 +12,16 @@ use super::handler::{self, OperationError};
 use super::host_process::HostProcess;
 use super::node::{End, InForce, Node, Serving};
 
-/// Whether a release's files are read and compared with its manifest before it is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Files {
-    /// At the node's start: who knows what happened to the disk since.
-    Verify,
-    /// After a host's death: they ran a moment ago, and clients wait.
-    Trust,
-}
-
 /// Starts a host, loads the permanent release in it (should that fail: the previous one, once) and accepts.
 ///
 /// A node without a release, or with none that starts, accepts all the same: it says so to who asks.
-pub async fn boot(node: &Arc<Node>, files: Files) {
+pub async fn boot(node: &Arc<Node>) {
     // Held to the end, so that no operation records anything in between.
     let _pointers = node.pointers.lock().await;
     let facts = node.facts();
     let mut candidates: Vec<Version> = facts.permanent.into_iter().chain(facts.prev).collect();
     candidates.dedup();
-    let Some((host, serving)) = bring_up(node, &candidates, files).await else { return };
+    let Some((host, serving)) = bring_up(node, &candidates).await else { return };
     let current = serving.as_ref().map(|serving| serving.version.clone());
     node.with(|state| {
         state.current = serving;
@@ -46,14 +37,10 @@ pub async fn boot(node: &Arc<Node>, files: Files) {
 }
 
 /// A host with the first of `candidates` that starts, or with none of them; `None`: the node has given up.
-async fn bring_up(
-    node: &Node,
-    candidates: &[Version],
-    files: Files,
-) -> Option<(Arc<HostProcess>, Option<Serving>)> {
+async fn bring_up(node: &Node, candidates: &[Version]) -> Option<(Arc<HostProcess>, Option<Serving>)> {
     let mut host = new_host(node).await?;
     for (at, version) in candidates.iter().enumerate() {
-        let error = match load(node, &host, version, files).await {
+        let error = match load(node, &host, version).await {
             Ok(()) => {
                 if at > 0 {
                     tracing::error!(%version, "the previous release serves instead of the permanent one");
@@ -62,7 +49,11 @@ async fn bring_up(
             }
             Err(error) => error,
         };
-        tell_failure(node, version, &error);
+        let operation = tell_failure(node, version, &error);
+        if at == 0 {
+            // Of two that fail, the one that was to serve is what people ask about.
+            node.with(|state| state.last_operation = Some(operation));
+        }
         if let Some(how) = host.ended() {
             if !may_restart(node, &how) {
                 return None;
@@ -87,21 +78,16 @@ async fn new_host(node: &Node) -> Option<Arc<HostProcess>> {
     }
 }
 
-async fn load(
-    node: &Node,
-    host: &HostProcess,
-    version: &Version,
-    files: Files,
-) -> Result<(), OperationError> {
-    if files == Files::Verify {
-        handler::verify_installed(node, version).await?;
-    }
+async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), OperationError> {
     // What ran is what runs again: an app.conf that is being edited while the host dies must not decide whether
-    // it comes back.
+    // it comes back, and clients that wait are not to wait for its files to be read.
     let in_force = node.with(|state| state.in_force.clone()).filter(|in_force| in_force.version == *version);
     let effective = match in_force {
         Some(in_force) => in_force.effective,
-        None => handler::configure(node, version)?,
+        None => {
+            handler::verify_installed(node, version).await?;
+            handler::configure(node, version)?
+        }
     };
     let library = node.home.release(version).join(node.tree.manifest(version)?.library);
     let library = std::path::absolute(&library).map_err(|source| OperationError::Io {
@@ -120,7 +106,7 @@ async fn load(
     Ok(())
 }
 
-fn tell_failure(node: &Node, version: &Version, error: &OperationError) {
+fn tell_failure(node: &Node, version: &Version, error: &OperationError) -> Operation {
     let error = error.describe();
     tracing::error!(%version, "release does not start: {error}");
     let operation = Operation {
@@ -134,7 +120,7 @@ fn tell_failure(node: &Node, version: &Version, error: &OperationError) {
         removed: vec![],
     };
     handler::tell_history(node, &operation, None, 0.0);
-    node.with(|state| state.last_operation = Some(operation));
+    operation
 }
 
 /// Starts another host when this one dies.
@@ -152,7 +138,7 @@ pub fn watch(node: &Arc<Node>, host: Arc<HostProcess>) {
             state.current = None;
         });
         if may_restart(&node, &how) {
-            boot(&node, Files::Trust).await;
+            boot(&node).await;
         }
     });
 }

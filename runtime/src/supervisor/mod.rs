@@ -130,7 +130,7 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     let booting = tokio::spawn({
         let node = node.clone();
         async move {
-            boot::boot(&node, boot::Files::Verify).await;
+            boot::boot(&node).await;
             notify(&[sd_notify::NotifyState::Ready]);
         }
     });

@@ -90,6 +90,11 @@ impl Walk<'_> {
         self.candidate = None;
         super::super::boot::watch(self.node, host);
         let _ = self.call(to, Command::Commit { generation }).await;
+        // Where none served, nothing was linked.
+        let prev = self.node.facts().prev.filter(|prev| prev != to);
+        if let Err(error) = self.node.tree.set_links(Some(to), prev.as_ref()) {
+            self.warn(format!("the links are rebuilt at the next start: {error}"));
+        }
         if let Some(old) = old {
             old.stop(self.node.settings.upgrade.drain).await;
         }
