@@ -14,14 +14,14 @@ use crate::head::{RequestHead, Response};
 #[sabi(kind(Prefix(prefix_ref = AppRootRef)))]
 #[sabi(missing_field(option))]
 pub struct AppRoot {
-    /// Who it is.
-    pub describe: extern "C" fn() -> Description,
     /// Decodes the settings and runs the application's own check, without starting it. For the preflight.
     pub check: extern "C" fn(StartArgs) -> FfiFuture<RResult<(), RString>>,
     /// Makes an instance with its own threads and begins the application's start, which goes on by itself.
     /// Fails only when the instance cannot be made.
     #[sabi(last_prefix_field)]
     pub start: extern "C" fn(StartArgs) -> RResult<Instance, RString>,
+    /// Who it is. Beyond the fixed part: a host does without it.
+    pub describe: extern "C" fn() -> Description,
 }
 
 impl abi_stable::library::RootModule for AppRootRef {

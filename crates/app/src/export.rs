@@ -59,9 +59,9 @@ pub(crate) struct Tables<A>(PhantomData<A>);
 
 impl<A: Application> Tables<A> {
     const ROOT_FIELDS: &'static WithMetadata<AppRoot> = &WithMetadata::new(AppRoot {
-        describe: describe::<A>,
         check: instance::check::<A>,
         start: instance::start::<A>,
+        describe: describe::<A>,
     });
 
     const FUNCTION_FIELDS: &'static WithMetadata<InstanceFunctions> = &WithMetadata::new(InstanceFunctions {

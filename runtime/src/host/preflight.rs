@@ -24,7 +24,7 @@ use super::loader::library::Library;
 /// What a release that passed says of itself: one line on stdout.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Passed {
-    /// Path of the application's type.
+    /// Path of the application's type; empty: it does not say.
     pub name: String,
     /// The contract of the library.
     pub abi: AbiVersion,
@@ -59,7 +59,8 @@ fn examine(path: &Path) -> anyhow::Result<Passed> {
     library.record().holds_exit.store(false, Ordering::Release);
     let root = library.root()?;
     check_layout(&library)?;
-    let described = root.describe()();
+    // A library of the first contract may lack it.
+    let name = root.describe().map(|describe| describe().name.into()).unwrap_or_default();
     let directory = path.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     let args = StartArgs {
         version: directory.file_name().unwrap_or_default().to_string_lossy().as_ref().into(),
@@ -74,7 +75,7 @@ fn examine(path: &Path) -> anyhow::Result<Passed> {
         .block_on(check)
         .map_err(|fault| anyhow::anyhow!("the application's check failed: {fault}"))?;
     let abi = AbiVersion { major: relmgr_abi::ABI_MAJOR, minor: relmgr_abi::ABI_MINOR };
-    Ok(Passed { name: described.name.into(), abi })
+    Ok(Passed { name, abi })
 }
 
 fn read_elf(path: &Path) -> anyhow::Result<()> {

@@ -1,0 +1,137 @@
+//! The contract between host and application: libraries built against altered copies of it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::client::get;
+use crate::kit::{Node, Release, build, release, target_dir};
+
+/// A copy of the contract's crates and the fixture, for edits. It shares the workspace's lock file and target
+/// directory, and every copy has the same path (the builder's flags name it), so that nothing but these crates is
+/// compiled again.
+struct Copy {
+    root: PathBuf,
+    /// One copy at a time.
+    _lock: Flock<File>,
+}
+
+impl Copy {
+    fn new() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let place = target_dir().join("relmgr-contract");
+        std::fs::create_dir_all(&place).unwrap();
+        let lock = File::create(place.join("lock")).unwrap();
+        let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+        let copy = Self { root: place.join("copy"), _lock: lock };
+        if copy.root.exists() {
+            std::fs::remove_dir_all(&copy.root).unwrap();
+        }
+        for directory in ["crates/abi", "crates/app", "tests/fixtures/faulty"] {
+            copy_tree(&root.join(directory), &copy.path(directory));
+        }
+        std::fs::copy(root.join("Cargo.lock"), copy.path("Cargo.lock")).unwrap();
+        let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+        let (start, rest) = manifest.split_once("members = [").unwrap();
+        let (_, rest) = rest.split_once(']').unwrap();
+        let members = "\"crates/abi\", \"crates/app\", \"tests/fixtures/faulty\"";
+        std::fs::write(copy.path("Cargo.toml"), format!("{start}members = [{members}]{rest}")).unwrap();
+        copy
+    }
+
+    fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Replaces `from`, which must be there, by `to`.
+    fn edit(&self, file: &str, from: &str, to: &str) {
+        let path = self.path(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no `{from}`");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    }
+
+    /// The release 1.0.1 of the fixture as it is here.
+    fn release(&self, name: &str) -> Release {
+        // Of its own name, so that the cache of releases knows it from others.
+        let renamed = self.path(&format!("tests/fixtures/{name}"));
+        std::fs::rename(self.path("tests/fixtures/faulty"), &renamed).unwrap();
+        self.edit("Cargo.toml", "tests/fixtures/faulty", &format!("tests/fixtures/{name}"));
+        build(&renamed.join("Cargo.toml"), "", "1.0.1")
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let dest = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &dest);
+        } else {
+            std::fs::copy(entry.path(), dest).unwrap();
+        }
+    }
+}
+
+async fn refused(bad: &Release, words: &[&str]) {
+    let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0"), bad]);
+    node.relmgr(&["upgrade", "1.0.1"]).failed(1, words);
+    assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contract_type_that_lies_elsewhere_is_refused_by_its_fingerprint() {
+    let copy = Copy::new();
+    copy.edit(
+        "crates/abi/src/head.rs",
+        "pub struct ConnectionFacts {",
+        "pub struct ConnectionFacts {\n    /// New.\n    pub mark: u64,",
+    );
+    copy.edit("crates/app/src/lib.rs", "mod body;", "#[allow(unused)]\nmod body;");
+    refused(
+        &copy.release("fingerprint"),
+        &["contract types differ", "fingerprint", "rebuild it with relmgr-app"],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contract_type_of_another_kind_in_the_same_place_is_refused_by_its_layout() {
+    let copy = Copy::new();
+    // Two bytes instead of one, before a field that is aligned to eight: every byte lies where it lay.
+    copy.edit("crates/abi/src/root.rs", "pub level: u8,", "pub level: u16,");
+    copy.edit("crates/app/src/log.rs", "level: u8", "level: u16");
+    refused(&copy.release("layout"), &["contract types differ from this relmgr's", "level"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_of_a_newer_contract_asks_for_a_newer_relmgr() {
+    let copy = Copy::new();
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 0", "ABI_MINOR: u32 = 1");
+    refused(&copy.release("newer"), &["built against contract 1.1, this relmgr speaks 1.0", "update relmgr"])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_of_the_contract_before_it_grew_is_served() {
+    let copy = Copy::new();
+    copy.edit(
+        "crates/abi/src/root.rs",
+        "    /// Who it is. Beyond the fixed part: a host does without it.\n    pub describe: extern \"C\" fn() -> Description,\n",
+        "",
+    );
+    copy.edit("crates/app/src/export.rs", "        describe: describe::<A>,\n", "");
+    copy.edit(
+        "crates/app/src/export.rs",
+        "extern \"C\" fn describe<A>()",
+        "#[allow(dead_code)]\nextern \"C\" fn describe<A>()",
+    );
+    let old = copy.release("older");
+    let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0"), &old]);
+    node.relmgr(&["upgrade", "1.0.1"]).ok();
+    assert_eq!(get(node.address(), "/").await, (200, "1.0.1".into()));
+    node.relmgr(&["downgrade"]).ok();
+    assert_eq!(node.mapped().len(), 1);
+}

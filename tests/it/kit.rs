@@ -1,0 +1,336 @@
+//! Nodes and releases for tests: a home of its own for each, the binaries that `cargo xtask test` has built, and
+//! releases made by `cargo relmgr release` once for all tests.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use relmgr_model::control::NodeStatus;
+use serde_json::Value;
+
+/// Nothing that a test waits for takes so long on a machine that works.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `look` finds something; gives up with what was waited for.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for: {what}");
+        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// The directory of this profile's binaries.
+fn bin(name: &str) -> PathBuf {
+    // …/target/debug/deps/it-0123 → …/target/debug/relmgr
+    let here = std::env::current_exe().unwrap();
+    let path = here.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(path.exists(), "{} is not built: run `cargo xtask test`", path.display());
+    path
+}
+
+/// The workspace's target directory.
+pub fn target_dir() -> PathBuf {
+    bin("relmgr").parent().and_then(Path::parent).unwrap().to_owned()
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A release of a crate under tests/fixtures (or of the crate that `manifest` names).
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// Where `VERSION`, the package and the manifest lie.
+    pub out: PathBuf,
+    /// Its version.
+    pub version: String,
+}
+
+/// Builds a fixture with `features` as `version`; done once for all tests.
+pub fn release(fixture: &str, features: &str, version: &str) -> Release {
+    build(&workspace().join("tests/fixtures").join(fixture).join("Cargo.toml"), features, version)
+}
+
+/// Builds the crate at `manifest`.
+pub fn build(manifest: &Path, features: &str, version: &str) -> Release {
+    let name = manifest.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let cache = target_dir().join("relmgr-releases");
+    let out = cache.join(format!("{name}-{features}-{version}"));
+    std::fs::create_dir_all(&out).unwrap();
+    // One builder at a time: cargo would make the others wait all the same.
+    let lock = std::fs::File::create(cache.join("lock")).unwrap();
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+    let release = Release { out: out.clone(), version: version.to_owned() };
+    let stamp = out.join("built-by");
+    if std::fs::read_to_string(&stamp).is_ok_and(|text| text == run_id()) {
+        return release;
+    }
+    // Another run's release of the same version may have other content.
+    std::fs::remove_dir_all(&out).unwrap();
+    std::fs::create_dir_all(&out).unwrap();
+    let mut command = Command::new(bin("cargo-relmgr"));
+    command.args(["relmgr", "release", "--profile", "dev", "--version", version, "--manifest-path"]);
+    command.arg(manifest).arg("--out").arg(&out);
+    if !features.is_empty() {
+        command.args(["--features", features]);
+    }
+    let built = command.env("CARGO_TARGET_DIR", target_dir()).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    std::fs::write(stamp, run_id()).unwrap();
+    release
+}
+
+/// The same for all processes of one test run: nextest says it, `cargo test` is one process.
+fn run_id() -> &'static str {
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string()))
+}
+
+/// What a `relmgr` command came to.
+#[derive(Debug)]
+pub struct Done {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Done {
+    /// It succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self
+    }
+
+    /// It ended with `code` and said `words`.
+    #[track_caller]
+    pub fn failed(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        for words in words {
+            assert!(self.stderr.contains(words), "no `{words}` in: {self:#?}");
+        }
+        self
+    }
+
+    /// Its stdout as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
+
+/// A node's home, a repository, and the supervisor while it runs.
+pub struct Node {
+    root: tempfile::TempDir,
+    supervisor: Option<Child>,
+    address: Option<SocketAddr>,
+}
+
+impl Node {
+    /// A home for the application `app` with a repository beside it; nothing runs yet. `extra` is appended to
+    /// relmgr.toml.
+    pub fn new(app: &str, extra: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let node = Self { root, supervisor: None, address: None };
+        std::fs::create_dir(node.home()).unwrap();
+        std::fs::create_dir(node.repository()).unwrap();
+        let settings = format!(
+            "app = \"{app}\"\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[repository]\nurl = \"{}\"\n\
+             allow_unsigned = true\n{extra}\n",
+            node.repository_url()
+        );
+        std::fs::write(node.home().join("relmgr.toml"), settings).unwrap();
+        node
+    }
+
+    /// A running node that serves the first of `releases`; all of them are published.
+    pub fn serving(app: &str, extra: &str, releases: &[&Release]) -> Self {
+        let mut node = Self::new(app, extra);
+        for release in releases {
+            node.publish(release);
+        }
+        node.start();
+        if let Some(first) = releases.first() {
+            node.relmgr(&["upgrade", &first.version]).ok();
+        }
+        node
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.root.path().join("home")
+    }
+
+    pub fn repository(&self) -> PathBuf {
+        self.root.path().join("packages")
+    }
+
+    pub fn repository_url(&self) -> String {
+        format!("file://{}", self.repository().display())
+    }
+
+    pub fn publish(&self, release: &Release) {
+        let done = Command::new(bin("cargo-relmgr"))
+            .args(["relmgr", "publish", "--repository", &self.repository_url()])
+            .arg(&release.out)
+            .output()
+            .unwrap();
+        Done::from(done).ok();
+    }
+
+    /// Starts the supervisor and waits until it answers.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let supervisor = Command::new(bin("relmgr"))
+            .arg("run")
+            .arg("--home")
+            .arg(self.home())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.supervisor = Some(supervisor);
+        let status = wait_for("the node is up", || {
+            self.try_status().filter(|status| status.phase != relmgr_model::control::Phase::Booting)
+        });
+        self.address = Some(status.listeners[0].parse().unwrap());
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.root.path().join("log")
+    }
+
+    /// What the node has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address.expect("the node was started")
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(bin("relmgr"));
+        command.args(args).env("RELMGR_HOME", self.home());
+        command
+    }
+
+    /// Runs `relmgr args…` on this node.
+    pub fn relmgr(&self, args: &[&str]) -> Done {
+        self.command(args).output().unwrap().into()
+    }
+
+    pub fn status(&self) -> NodeStatus {
+        self.try_status().expect("the node answers")
+    }
+
+    fn try_status(&self) -> Option<NodeStatus> {
+        let done = self.relmgr(&["status", "--json"]);
+        (done.code == 0).then(|| serde_json::from_str(&done.stdout).unwrap())
+    }
+
+    pub fn current(&self) -> Option<String> {
+        self.status().current.map(|current| current.version.to_string())
+    }
+
+    pub fn supervisor_pid(&self) -> Pid {
+        Pid::from_raw(self.supervisor.as_ref().unwrap().id().try_into().unwrap())
+    }
+
+    pub fn host_pid(&self) -> Pid {
+        let pid = wait_for("there is a host", || self.status().host_pid);
+        Pid::from_raw(pid.try_into().unwrap())
+    }
+
+    /// Kills the supervisor and waits for its end; the home stays.
+    pub fn kill_supervisor(&mut self) {
+        if let Some(mut supervisor) = self.supervisor.take() {
+            supervisor.kill().unwrap();
+            supervisor.wait().unwrap();
+        }
+    }
+
+    /// Waits for the supervisor's end; its exit code.
+    pub fn wait_supervisor(&mut self) -> Option<i32> {
+        let mut supervisor = self.supervisor.take().unwrap();
+        wait_for("the supervisor ends", || supervisor.try_wait().unwrap()).code()
+    }
+
+    /// The application's libraries that the host has mapped, by path.
+    pub fn mapped(&self) -> Vec<String> {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.host_pid())).unwrap();
+        let releases = self.home().join("releases");
+        let releases = releases.to_str().unwrap();
+        let mut paths: Vec<_> =
+            maps.lines().filter_map(|line| line.find(releases).map(|at| line[at..].to_owned())).collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    /// The host's resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.host_pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Every path below the home but the control socket's directory and the links, for comparison.
+    pub fn files(&self) -> Vec<String> {
+        let mut found = vec![];
+        let mut open = vec![self.home()];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    open.push(entry.path());
+                }
+                found.push(entry.path().strip_prefix(self.home()).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+        found.retain(|path| !path.starts_with("run"));
+        found.sort();
+        found
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let Some(mut supervisor) = self.supervisor.take() else { return };
+        let host = self.try_status().and_then(|status| status.host_pid);
+        let _ = supervisor.kill();
+        let _ = supervisor.wait();
+        // The host ends by itself when the supervisor is gone; a stuck one is not left behind either.
+        if let Some(host) = host {
+            let _ = kill(Pid::from_raw(host.try_into().unwrap()), Signal::SIGKILL);
+        }
+        if std::thread::panicking() {
+            eprintln!("---- the node's log\n{}", self.log());
+        }
+    }
+}

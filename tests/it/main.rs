@@ -1,0 +1,12 @@
+//! Journeys of whole nodes: real releases made by the real builder, real processes, real faults.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod client;
+mod contract;
+mod faulty;
+mod journey;
+mod kit;
+mod kitchen;
+mod retire;
+mod supervisor;
