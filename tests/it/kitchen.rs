@@ -188,7 +188,9 @@ async fn limits_hold() {
     let mut large = TcpStream::connect(address).await.unwrap();
     let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(20_000));
     let _ = large.write_all(head.as_bytes()).await;
-    assert!(read_until_closed(&mut large).await.starts_with("HTTP/1.1 431"));
+    // The answer may be lost when the rest of the head arrives at a closed socket.
+    let answer = read_until_closed(&mut large).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     // A connection that does nothing.
     let mut idle = TcpStream::connect(address).await.unwrap();
     idle.write_all(b"GET /greeting HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

@@ -78,7 +78,8 @@ where
     fn poll_whole(&mut self, size: u64, out: &mut Vec<u8>, cx: &mut Context<'_>) -> bool {
         match self.body.as_mut().poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
-                Some(data) if data.len() as u64 == size => {
+                // Trailers may follow the last byte.
+                Some(data) if data.len() as u64 == size && self.body.is_end_stream() => {
                     out.extend_from_slice(data);
                     true
                 }

@@ -186,6 +186,21 @@ fn fault(error: &StartError) -> HostError {
     HostError { message: error.to_string() }
 }
 
+/// How long a handler that blocks its worker can keep the other workers asleep.
+const PULSE: Duration = Duration::from_millis(20);
+
+/// Wakes a worker now and then. tokio wakes a second one only when there is a second task: a single handler that
+/// blocks its thread would keep everyone else's requests from being seen until it returns.
+fn pulse(handle: tokio::runtime::Handle) -> std::io::Result<()> {
+    let beat = move || {
+        loop {
+            std::thread::sleep(PULSE);
+            handle.spawn(async { threads::quiescent() });
+        }
+    };
+    std::thread::Builder::new().name("pulse".into()).spawn(beat).map(drop)
+}
+
 /// `relmgr host`: serves until the supervisor says stop or is gone.
 pub fn run() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -203,6 +218,10 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = pulse(runtime.handle().clone()) {
+        tracing::error!(%error, "no thread for the host");
+        return ExitCode::FAILURE;
+    }
     // On a worker: the main thread has no quiescent states, so it never runs a library's code.
     let served = runtime.block_on(runtime.spawn(channel::serve()));
     let code = match served {

@@ -108,6 +108,8 @@ fn read_elf(path: &Path) -> anyhow::Result<()> {
 
 #[allow(unsafe_code, reason = "reads abi_stable's header; the block says who upholds what")]
 fn check_layout(library: &Library) -> anyhow::Result<()> {
+    use relmgr_abi::abi_stable::StableAbi;
+    use relmgr_abi::abi_stable::abi_stability::abi_checking::check_layout_compatibility;
     use relmgr_abi::abi_stable::library::{AbiHeader, LibHeader};
 
     let symbol = library.symbol(LAYOUT_SYMBOL).context("the layout's symbol is missing")?;
@@ -121,7 +123,14 @@ fn check_layout(library: &Library) -> anyhow::Result<()> {
     }
     // SAFETY: as above; the abi_stable header that was just compared says that the types are the same.
     let header = unsafe { &*symbol.cast::<LibHeader>() };
-    header.ensure_layout::<AppRootRef>().map_err(|error| {
-        anyhow::anyhow!("the library's contract types differ from this relmgr's: rebuild it with a current relmgr-app\n{error}")
+    let theirs = header.layout().context("the library says nothing of its contract types' layout")?;
+    // What the library knows of the contract must be part of what the host knows: then an older library fits too,
+    // whose tables end earlier. (`LibHeader::check_layout` asks the other way round.)
+    check_layout_compatibility(theirs, AppRootRef::LAYOUT).map_err(|errors| {
+        tracing::debug!("{errors}");
+        anyhow::anyhow!(
+            "the library's contract types differ from this relmgr's: rebuild it with a current relmgr-app \
+             (RELMGR_LOG=debug relmgr preflight LIBRARY says where)"
+        )
     })
 }

@@ -79,7 +79,8 @@ impl Library {
             Ok(opened) => Ok(Self { opened: ManuallyDrop::new(opened), record }),
             Err(error) => {
                 record.withdraw();
-                let reason = error.to_string();
+                // libloading keeps the linker's words behind its own.
+                let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
                 let remedy = remedy(&reason);
                 Err(LoadError::Open { path: path.to_owned(), reason, remedy })
             }
