@@ -1,0 +1,90 @@
+//! Polls with live results: the example application of relmgr.
+//!
+//! An ordinary axum service. What makes it a release is one trait ([`Application`]), one macro (`export!`), and
+//! `crate-type = ["cdylib"]` in Cargo.toml; `cargo relmgr release` does the rest.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`settings`] | what `app.conf` may say |
+//! | [`polls`] | polls and votes, without HTTP |
+//! | [`api`] | polls over HTTP, as JSON |
+//! | [`pages`] | polls for people |
+//! | [`debug`] | handlers that sleep, stream, echo and panic, for tests and benchmarks |
+
+pub mod api;
+pub mod debug;
+pub mod pages;
+pub mod polls;
+pub mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use chrono::Utc;
+use relmgr_app::{Application, Child, Context, Error};
+
+use polls::Polls;
+use settings::Settings;
+
+relmgr_app::export!(LivePoll);
+
+/// The application.
+#[derive(Clone)]
+pub struct LivePoll(Arc<Shared>);
+
+/// What all handlers share.
+pub struct Shared {
+    /// The release that runs, for the pages.
+    pub version: String,
+    /// The settings.
+    pub settings: Settings,
+    /// The polls.
+    pub polls: Polls,
+}
+
+impl LivePoll {
+    /// An application without polls.
+    pub fn new(version: &str, settings: Settings) -> Self {
+        let polls = Polls::new(settings.poll.max_options);
+        Self(Arc::new(Shared { version: version.to_owned(), settings, polls }))
+    }
+}
+
+impl Application for LivePoll {
+    type Settings = Settings;
+    type Router = Router;
+
+    async fn start(context: Context, settings: Settings) -> Result<Self, Error> {
+        tracing::info!(title = settings.poll.title, "live-poll starts");
+        Ok(Self::new(context.version(), settings))
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
+            .merge(api::router())
+            .merge(pages::router())
+            .with_state(self.0.clone())
+            .nest("/debug", debug::router())
+    }
+
+    async fn health(&self) -> Result<(), Error> {
+        // What a database would be asked: can it be read?
+        self.0.polls.count();
+        Ok(())
+    }
+
+    fn children(&self) -> Vec<Child> {
+        let shared = self.0.clone();
+        vec![Child::new("closer", move |mut context| {
+            let shared = shared.clone();
+            async move {
+                while !context.stopping_within(Duration::from_millis(500)).await {
+                    for id in shared.polls.close_expired(Utc::now()) {
+                        tracing::info!(id, "poll closed");
+                    }
+                }
+            }
+        })]
+    }
+}
