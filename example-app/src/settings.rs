@@ -7,8 +7,6 @@ use serde::Deserialize;
 pub struct Settings {
     /// `poll.*`
     pub poll: PollSettings,
-    /// `log.*`
-    pub log: LogSettings,
 }
 
 /// `poll.*`
@@ -20,19 +18,9 @@ pub struct PollSettings {
     pub max_options: usize,
 }
 
-/// `log.*`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct LogSettings {
-    /// What the application logs.
-    pub level: String,
-}
-
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            poll: PollSettings { title: "Live poll".into(), max_options: 20 },
-            log: LogSettings { level: "info".into() },
-        }
+        Self { poll: PollSettings { title: "Live poll".into(), max_options: 20 } }
     }
 }
 

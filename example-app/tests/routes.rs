@@ -1,6 +1,6 @@
 //! The routes, asked as a client would.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::client::get;
-use crate::kit::{Node, Release, build, release, target_dir};
+use relmgr_testkit::kit::{Node, Release, build, release, target_dir};
 
 /// A copy of the contract's crates and the fixture, for edits. It shares the workspace's lock file and target
 /// directory, and every copy has the same path (the builder's flags name it), so that nothing but these crates is

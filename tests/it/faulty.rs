@@ -9,7 +9,7 @@ use relmgr_model::manifest::Manifest;
 use relmgr_store::{digest, package};
 
 use crate::client::{Connection, get};
-use crate::kit::{Node, Release, release, wait_for};
+use relmgr_testkit::kit::{Node, Release, release, wait_for};
 
 const SHORT: &str = "[upgrade]\nstart = \"1s\"\nhealth = \"1s\"\ndrain = \"1s\"\n";
 
@@ -390,6 +390,6 @@ fn a_control_socket_of_another_user_is_refused_with_the_remedy() {
     command.args(["status", "--home"]).arg(node.home());
     std::os::unix::process::CommandExt::gid(&mut command, 65534);
     std::os::unix::process::CommandExt::uid(&mut command, 65534);
-    let done: crate::kit::Done = command.output().unwrap().into();
+    let done: relmgr_testkit::kit::Done = command.output().unwrap().into();
     done.failed(1, &["control.sock is not open to this user", "run the command as the node's user"]);
 }

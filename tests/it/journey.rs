@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use crate::client::{Load, get};
-use crate::kit::{Node, release};
+use relmgr_testkit::kit::{Node, release};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upgrades_and_downgrades_under_load_fail_no_request() {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{Connection, get, get_h2};
-use crate::kit::{Node, release, wait_for};
+use relmgr_testkit::kit::{Node, release, wait_for};
 
 fn kitchen() -> Node {
     Node::serving("relmgr-kitchen", "", &[&release("kitchen", "", "1.0.0")])

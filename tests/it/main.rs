@@ -6,7 +6,6 @@ mod client;
 mod contract;
 mod faulty;
 mod journey;
-mod kit;
 mod kitchen;
 mod retire;
 mod supervisor;

@@ -3,7 +3,7 @@
 use relmgr_model::control::GenerationState;
 
 use crate::client::{Load, get};
-use crate::kit::{Node, release, wait_for};
+use relmgr_testkit::kit::{Node, release, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_upgrades_under_load_leave_one_library_and_little_memory() {

@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 
 use crate::client::get;
-use crate::kit::{Node, release, wait_for};
+use relmgr_testkit::kit::{Node, release, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_killed_is_replaced_and_no_connection_is_refused() {

@@ -1,6 +1,6 @@
 //! Packages: what is packed comes out as it went in, and what nobody should have packed does not come out at all.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,6 +1,6 @@
 //! Repositories in directories: publishing that cannot half-happen, fetching that believes nothing.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -2,6 +2,7 @@
 //! releases made by `cargo relmgr release` once for all tests.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -12,6 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use relmgr_model::control::NodeStatus;
 use serde_json::Value;
+
+use crate::process;
 
 /// Nothing that a test waits for takes so long on a machine that works.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,22 +32,37 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The directory of this profile's binaries.
-fn bin(name: &str) -> PathBuf {
-    // …/target/debug/deps/it-0123 → …/target/debug/relmgr
-    let here = std::env::current_exe().unwrap();
-    let path = here.parent().and_then(Path::parent).unwrap().join(name);
+static BINARIES: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has nodes and releases made with the binaries in `directory`; to be called first.
+pub fn use_binaries(directory: &Path) {
+    BINARIES.set(directory.to_owned()).expect("binaries are chosen once, before they are used");
+}
+
+/// The directory of the binaries: that of the running test's profile, unless chosen.
+fn binaries() -> &'static Path {
+    BINARIES.get_or_init(|| {
+        // …/target/debug/deps/it-0123 → …/target/debug
+        let here = std::env::current_exe().unwrap();
+        here.parent().and_then(Path::parent).unwrap().to_owned()
+    })
+}
+
+/// A binary of the workspace.
+pub fn bin(name: &str) -> PathBuf {
+    let path = binaries().join(name);
     assert!(path.exists(), "{} is not built: run `cargo xtask test`", path.display());
     path
 }
 
 /// The workspace's target directory.
 pub fn target_dir() -> PathBuf {
-    bin("relmgr").parent().and_then(Path::parent).unwrap().to_owned()
+    binaries().parent().unwrap().to_owned()
 }
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+/// The workspace's directory.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().and_then(Path::parent).unwrap().to_owned()
 }
 
 /// A release of a crate under tests/fixtures (or of the crate that `manifest` names).
@@ -79,7 +97,7 @@ pub fn build(manifest: &Path, features: &str, version: &str) -> Release {
     std::fs::remove_dir_all(&out).unwrap();
     std::fs::create_dir_all(&out).unwrap();
     let mut command = Command::new(bin("cargo-relmgr"));
-    command.args(["relmgr", "release", "--profile", "dev", "--version", version, "--manifest-path"]);
+    command.args(["relmgr", "release", "--profile", profile(), "--version", version, "--manifest-path"]);
     command.arg(manifest).arg("--out").arg(&out);
     if !features.is_empty() {
         command.args(["--features", features]);
@@ -88,6 +106,11 @@ pub fn build(manifest: &Path, features: &str, version: &str) -> Release {
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     std::fs::write(stamp, run_id()).unwrap();
     release
+}
+
+/// The profile of the binaries: releases are made with the same.
+fn profile() -> &'static str {
+    if binaries().ends_with("release") { "release" } else { "dev" }
 }
 
 /// The same for all processes of one test run: nextest says it, `cargo test` is one process.
@@ -99,8 +122,11 @@ fn run_id() -> &'static str {
 /// What a `relmgr` command came to.
 #[derive(Debug)]
 pub struct Done {
+    /// The exit code; −1 for a signal.
     pub code: i32,
+    /// All of it.
     pub stdout: String,
+    /// All of it.
     pub stderr: String,
 }
 
@@ -176,18 +202,22 @@ impl Node {
         node
     }
 
+    /// The node's home directory.
     pub fn home(&self) -> PathBuf {
         self.root.path().join("home")
     }
 
+    /// The directory of the repository.
     pub fn repository(&self) -> PathBuf {
         self.root.path().join("packages")
     }
 
+    /// The repository as relmgr.toml has it.
     pub fn repository_url(&self) -> String {
         format!("file://{}", self.repository().display())
     }
 
+    /// Publishes a release to the node's repository.
     pub fn publish(&self, release: &Release) {
         let done = Command::new(bin("cargo-relmgr"))
             .args(["relmgr", "publish", "--repository", &self.repository_url()])
@@ -202,6 +232,7 @@ impl Node {
         self.start_with(&[]);
     }
 
+    /// As [`Node::start`], with variables in the environment.
     pub fn start_with(&mut self, environment: &[(&str, &str)]) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let supervisor = Command::new(bin("relmgr"))
@@ -212,6 +243,8 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            // A group of its own: what ends a test's or a demo's group leaves the node to its keeper.
+            .process_group(0)
             .spawn()
             .unwrap();
         self.supervisor = Some(supervisor);
@@ -230,10 +263,12 @@ impl Node {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// Where the node listens.
     pub fn address(&self) -> SocketAddr {
         self.address.expect("the node was started")
     }
 
+    /// `relmgr args…` on this node, to be run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(bin("relmgr"));
         command.args(args).env("RELMGR_HOME", self.home());
@@ -245,6 +280,7 @@ impl Node {
         self.command(args).output().unwrap().into()
     }
 
+    /// The node's status.
     pub fn status(&self) -> NodeStatus {
         self.try_status().expect("the node answers")
     }
@@ -254,17 +290,27 @@ impl Node {
         (done.code == 0).then(|| serde_json::from_str(&done.stdout).unwrap())
     }
 
+    /// The version that serves.
     pub fn current(&self) -> Option<String> {
         self.status().current.map(|current| current.version.to_string())
     }
 
+    /// The supervisor's process.
     pub fn supervisor_pid(&self) -> Pid {
         Pid::from_raw(self.supervisor.as_ref().unwrap().id().try_into().unwrap())
     }
 
+    /// The host's process; waits for one.
     pub fn host_pid(&self) -> Pid {
         let pid = wait_for("there is a host", || self.status().host_pid);
         Pid::from_raw(pid.try_into().unwrap())
+    }
+
+    /// Leaves the node running and its directory in place, for people; the home.
+    pub fn keep_running(&mut self) -> PathBuf {
+        self.supervisor = None;
+        self.root.disable_cleanup(true);
+        self.home()
     }
 
     /// Kills the supervisor and waits for its end; the home stays.
@@ -283,21 +329,12 @@ impl Node {
 
     /// The application's libraries that the host has mapped, by path.
     pub fn mapped(&self) -> Vec<String> {
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.host_pid())).unwrap();
-        let releases = self.home().join("releases");
-        let releases = releases.to_str().unwrap();
-        let mut paths: Vec<_> =
-            maps.lines().filter_map(|line| line.find(releases).map(|at| line[at..].to_owned())).collect();
-        paths.sort();
-        paths.dedup();
-        paths
+        process::mapped_below(self.host_pid().as_raw(), &self.home().join("releases"))
     }
 
     /// The host's resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.host_pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        process::resident_kib(self.host_pid().as_raw())
     }
 
     /// Every path below the home but the control socket's directory and the links, for comparison.

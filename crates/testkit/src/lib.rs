@@ -1,0 +1,8 @@
+//! Nodes, releases and load for tests and benchmarks. Everything in it is real: the binaries, the releases, the
+//! sockets; only the homes are temporary.
+
+#![allow(clippy::unwrap_used, reason = "tests say by a panic what went wrong")]
+
+pub mod kit;
+pub mod load;
+pub mod process;

@@ -1,0 +1,228 @@
+//! `cargo xtask bench`: numbers, printed; nothing here passes or fails by a clock.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use relmgr_testkit::kit::{self, Node, Release, wait_for};
+use relmgr_testkit::load::{Load, Report, Request};
+use relmgr_testkit::process;
+
+use crate::run::{build_release_binaries, cargo, run};
+
+/// Clients of the load: enough to keep two cores busy.
+const CONNECTIONS: usize = 32;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which: throughput, upgrades, latency; all when none is named
+    names: Vec<String>,
+    /// Rounds of the throughput comparison
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of load for each measurement
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// Upgrades and downgrades under load
+    #[arg(long, default_value_t = 1000)]
+    switches: usize,
+}
+
+/// Runs the named benchmarks.
+pub fn main(args: &Args) -> anyhow::Result<()> {
+    kit::use_binaries(&build_release_binaries()?);
+    let example = kit::workspace().join("example-app/Cargo.toml");
+    let releases = [kit::build(&example, "", "1.0.0"), kit::build(&example, "", "1.0.1")];
+    let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|wanted| wanted == name);
+    if wanted("throughput") {
+        throughput(args, &releases[0])?;
+    }
+    if wanted("latency") {
+        latency(&releases);
+    }
+    if wanted("upgrades") {
+        upgrades(args, &releases);
+    }
+    Ok(())
+}
+
+/// The example's router in one plain binary, while it runs.
+struct Plain {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Plain {
+    fn start() -> anyhow::Result<Self> {
+        run(cargo(&["build", "--release", "--package", "live-poll", "--example", "plain"]))?;
+        let path = kit::target_dir().join("release/examples/plain");
+        let address = free_address();
+        let process = Command::new(path).arg(address.to_string()).stdout(Stdio::null()).spawn()?;
+        wait_for("the plain binary listens", || std::net::TcpStream::connect(address).ok());
+        Ok(Self { process, address })
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// One measurement: answers a second, p99, and the server's processor time for each answer.
+struct Measured {
+    rate: f64,
+    p99: Duration,
+    cpu: Duration,
+}
+
+fn measure(address: SocketAddr, pid: i32, request: &Request, time: Duration) -> Measured {
+    let before = process::cpu_time(pid);
+    let load = Load::start(address, std::slice::from_ref(request), CONNECTIONS);
+    std::thread::sleep(time);
+    let report = load.stop();
+    assert_eq!(report.failures(), 0, "{:?}", report.failed);
+    let cpu = process::cpu_time(pid) - before;
+    Measured {
+        rate: report.rate(),
+        p99: report.quantile(0.99),
+        cpu: cpu.div_f64(report.answers.max(1) as f64),
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The same router in the host and in one plain binary, alternating.
+fn throughput(args: &Args, release: &Release) -> anyhow::Result<()> {
+    let node = Node::serving("live-poll", "", &[release]);
+    let plain = Plain::start()?;
+    let (host, pid) = (node.host_pid().as_raw(), plain.process.id().try_into()?);
+    let time = Duration::from_secs(args.seconds);
+    println!(
+        "\nThroughput, host beside the same router in one plain binary (axum::serve), {CONNECTIONS} connections,"
+    );
+    println!("{} rounds of {} s each, alternating; medians\n", args.rounds, args.seconds);
+    println!(
+        "  {:<16} {:>10} {:>10} {:>7}   {:>9} {:>9} {:>7}   {:>8} {:>8} {:>7}",
+        "request", "host/s", "plain/s", "ratio", "p99", "plain", "ratio", "CPU µs", "plain", "ratio"
+    );
+    let requests = [
+        ("tiny JSON", Request::get("/debug/json")),
+        ("64 KiB answer", Request::get("/debug/bytes?n=65536")),
+        ("1 MiB upload", Request::upload("/debug/sink", 1 << 20)),
+    ];
+    for (name, request) in &requests {
+        // One second each for warm caches, counted by nobody.
+        measure(node.address(), host, request, Duration::from_secs(1));
+        measure(plain.address, pid, request, Duration::from_secs(1));
+        let (mut ours, mut theirs) = (vec![], vec![]);
+        for round in 0..args.rounds {
+            // Who goes first alternates too.
+            for turn in 0..2 {
+                if (round + turn) % 2 == 0 {
+                    ours.push(measure(node.address(), host, request, time));
+                } else {
+                    theirs.push(measure(plain.address, pid, request, time));
+                }
+            }
+        }
+        let of = |values: &[Measured], f: fn(&Measured) -> f64| median(values.iter().map(f).collect());
+        let (rate, plain_rate) = (of(&ours, |m| m.rate), of(&theirs, |m| m.rate));
+        let (p99, plain_p99) =
+            (of(&ours, |m| m.p99.as_secs_f64() * 1e3), of(&theirs, |m| m.p99.as_secs_f64() * 1e3));
+        let (cpu, plain_cpu) =
+            (of(&ours, |m| m.cpu.as_secs_f64() * 1e6), of(&theirs, |m| m.cpu.as_secs_f64() * 1e6));
+        println!(
+            "  {name:<16} {rate:>10.0} {plain_rate:>10.0} {:>7.3}   {p99:>6.2} ms {plain_p99:>6.2} ms {:>7.3}   {cpu:>8.2} {plain_cpu:>8.2} {:>7.3}",
+            rate / plain_rate,
+            p99 / plain_p99,
+            cpu / plain_cpu
+        );
+    }
+    Ok(())
+}
+
+/// `relmgr upgrade` of a fetched release, without load: median of 20, and each step's share.
+fn latency(releases: &[Release; 2]) {
+    let node = Node::serving("live-poll", "", &[&releases[0], &releases[1]]);
+    let mut totals = vec![];
+    let mut commands = vec![];
+    let mut steps: BTreeMap<usize, (String, Vec<f64>)> = BTreeMap::new();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        let done = node.relmgr(&["upgrade", "1.0.1", "--json"]).ok();
+        commands.push(begun.elapsed().as_secs_f64() * 1e3);
+        let operation = done.json();
+        let times = operation["steps"].as_array().unwrap();
+        totals.push(times.iter().map(|step| step["ms"].as_f64().unwrap()).sum());
+        // The first upgrade fetched it; the steps of one that did not are what is asked for.
+        if times.iter().all(|step| step["step"] != "fetch") {
+            for (at, step) in times.iter().enumerate() {
+                let name = step["step"].as_str().unwrap().to_owned();
+                steps.entry(at).or_insert((name, vec![])).1.push(step["ms"].as_f64().unwrap());
+            }
+        }
+        node.relmgr(&["downgrade"]).ok();
+    }
+    println!("\n`relmgr upgrade` of a fetched release, median of 20\n");
+    println!("  {:<12} {:>8.2} ms, the command and all", "in all", median(commands));
+    println!("  {:<12} {:>8.2} ms", "steps", median(totals));
+    for (name, times) in steps.into_values() {
+        println!("  {name:<12} {:>8.2} ms", median(times));
+    }
+}
+
+/// Many upgrades and downgrades under load, beside the same time without one.
+fn upgrades(args: &Args, releases: &[Release; 2]) {
+    let node = Node::serving("live-poll", "", &[&releases[0], &releases[1]]);
+    let requests = [Request::get("/debug/json"), Request::version("/api/public/version")];
+    let load = Load::start(node.address(), &requests, CONNECTIONS);
+    let begun = Instant::now();
+    let mut memory = vec![node.resident_kib()];
+    for switch in 0..args.switches {
+        let command: &[&str] = if switch % 2 == 0 { &["upgrade", "1.0.1"] } else { &["downgrade", "1.0.0"] };
+        node.relmgr(command).ok();
+        if switch + 1 == 10 || (switch + 1) * 2 == args.switches || switch + 1 == args.switches {
+            memory.push(node.resident_kib());
+        }
+    }
+    let time = begun.elapsed();
+    let report = load.stop();
+    let mapped = node.mapped().len();
+    let quiet = Load::start(node.address(), &requests, CONNECTIONS);
+    std::thread::sleep(time);
+    let quiet = quiet.stop();
+    print_upgrades(args.switches, time, &report, &quiet);
+    println!(
+        "  resident memory      {} KiB (start, after 10, middle, end)",
+        memory.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    );
+    println!("  libraries mapped     {mapped}");
+}
+
+fn print_upgrades(switches: usize, time: Duration, report: &Report, quiet: &Report) {
+    let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
+    println!(
+        "\n{switches} upgrades and downgrades under load of {CONNECTIONS} keep-alive connections, {:.0} s,",
+        time.as_secs_f64()
+    );
+    println!("beside as long without one\n");
+    println!("  {:<20} {:>12} {:>12}", "", "switching", "quiet");
+    println!("  {:<20} {:>12} {:>12}", "answers", report.answers, quiet.answers);
+    println!("  {:<20} {:>12} {:>12}", "failed", report.failures(), quiet.failures());
+    println!(
+        "  {:<20} {:>12} {:>12}",
+        "closed connections", report.closed_connections, quiet.closed_connections
+    );
+    println!("  {:<20} {:>12} {:>12}", "longest gap", ms(report.longest_gap), ms(quiet.longest_gap));
+    println!("  {:<20} {:>12} {:>12}", "p99", ms(report.quantile(0.99)), ms(quiet.quantile(0.99)));
+}

@@ -1,0 +1,44 @@
+//! The project's own commands: `cargo xtask test | lint | demo | bench`.
+
+#![allow(clippy::unwrap_used, reason = "a developer's tool says by a panic what went wrong")]
+
+mod bench;
+mod demo;
+mod lint;
+mod run;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run every test: builds the binaries, then cargo-nextest (or cargo test) over the workspace, then doctests
+    Test {
+        /// Passed on to the test runner, such as a test's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Check format, clippy with warnings denied, the layering of the crates, and licences where cargo-deny is there
+    Lint,
+    /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
+    Demo(demo::Args),
+    /// Print the numbers: throughput, upgrades, latency (all of them by default)
+    Bench(bench::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Xtask::parse().command {
+        Command::Test { args } => test::main(&args),
+        Command::Lint => lint::main(),
+        Command::Demo(args) => demo::main(&args),
+        Command::Bench(args) => bench::main(&args),
+    }
+}
