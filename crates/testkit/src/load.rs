@@ -147,7 +147,8 @@ impl Seen {
             failed: BTreeMap::new(),
             closed_connections: 0,
             longest_gap: Duration::ZERO,
-            latency: Histogram::new(3).unwrap(),
+            // From a microsecond to the timeout, to three digits.
+            latency: Histogram::new_with_bounds(1_000, TIMEOUT.as_nanos() as u64, 3).unwrap(),
             versions: BTreeMap::new(),
             elapsed: Duration::ZERO,
         };
