@@ -14,6 +14,12 @@ use crate::run::{build_release_binaries, cargo, run};
 /// Clients of the load: enough to keep two cores busy.
 const CONNECTIONS: usize = 32;
 
+/// Clients that ask at a fixed rate beside the load: a closed loop stops asking while the server pauses.
+const PROBES: usize = 4;
+
+/// Often enough to meet every pause that a person could notice, seldom enough to be no load.
+const PROBE_EVERY: Duration = Duration::from_millis(1);
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which: throughput, upgrades, latency; all when none is named
@@ -87,7 +93,7 @@ fn measure(address: SocketAddr, pid: i32, request: &Request, time: Duration) -> 
     let load = Load::start(address, std::slice::from_ref(request), CONNECTIONS);
     std::thread::sleep(time);
     let report = load.stop();
-    assert_eq!(report.failures(), 0, "{:?}", report.failed);
+    assert_eq!(report.failures(), 0, "{}", report.failures_by_kind());
     let cpu = process::cpu_time(pid) - before;
     Measured {
         rate: report.rate(),
@@ -181,11 +187,31 @@ fn latency(releases: &[Release; 2]) {
     }
 }
 
+/// Load without a pause, and beside it a few clients that ask at a fixed rate.
+struct Both {
+    load: Load,
+    probes: Load,
+}
+
+impl Both {
+    fn start(address: SocketAddr) -> Self {
+        let requests = [Request::get("/debug/json"), Request::version("/api/public/version")];
+        Self {
+            load: Load::start(address, &requests, CONNECTIONS),
+            probes: Load::paced(address, &requests, PROBES, PROBE_EVERY),
+        }
+    }
+
+    /// What the load and what the probes have seen.
+    fn stop(self) -> [Report; 2] {
+        [self.load.stop(), self.probes.stop()]
+    }
+}
+
 /// Many upgrades and downgrades under load, beside the same time without one.
 fn upgrades(args: &Args, releases: &[Release; 2]) {
     let node = Node::serving("live-poll", "", &[&releases[0], &releases[1]]);
-    let requests = [Request::get("/debug/json"), Request::version("/api/public/version")];
-    let load = Load::start(node.address(), &requests, CONNECTIONS);
+    let both = Both::start(node.address());
     let begun = Instant::now();
     let mut memory = vec![node.resident_kib()];
     for switch in 0..args.switches {
@@ -196,33 +222,46 @@ fn upgrades(args: &Args, releases: &[Release; 2]) {
         }
     }
     let time = begun.elapsed();
-    let report = load.stop();
+    let switching = both.stop();
     let mapped = node.mapped().len();
-    let quiet = Load::start(node.address(), &requests, CONNECTIONS);
+    let both = Both::start(node.address());
     std::thread::sleep(time);
-    let quiet = quiet.stop();
-    print_upgrades(args.switches, time, &report, &quiet);
+    let quiet = both.stop();
     println!(
-        "  resident memory      {} KiB (start, after 10, middle, end)",
-        memory.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    );
-    println!("  libraries mapped     {mapped}");
-}
-
-fn print_upgrades(switches: usize, time: Duration, report: &Report, quiet: &Report) {
-    let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
-    println!(
-        "\n{switches} upgrades and downgrades under load of {CONNECTIONS} keep-alive connections, {:.0} s,",
+        "\n{} upgrades and downgrades under load of {CONNECTIONS} keep-alive connections, {:.0} s,",
+        args.switches,
         time.as_secs_f64()
     );
     println!("beside as long without one\n");
-    println!("  {:<20} {:>12} {:>12}", "", "switching", "quiet");
-    println!("  {:<20} {:>12} {:>12}", "answers", report.answers, quiet.answers);
-    println!("  {:<20} {:>12} {:>12}", "failed", report.failures(), quiet.failures());
+    println!("  {:<28} {:>14} {:>14}", "", "switching", "quiet");
+    print_seen(&switching, &quiet);
     println!(
-        "  {:<20} {:>12} {:>12}",
-        "closed connections", report.closed_connections, quiet.closed_connections
+        "  resident memory  {} KiB (start, after 10, middle, end)",
+        memory.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     );
-    println!("  {:<20} {:>12} {:>12}", "longest gap", ms(report.longest_gap), ms(quiet.longest_gap));
-    println!("  {:<20} {:>12} {:>12}", "p99", ms(report.quantile(0.99)), ms(quiet.quantile(0.99)));
+    println!("  libraries mapped {mapped}");
+}
+
+/// One column for each run.
+fn print_seen([load, probes]: &[Report; 2], [quiet_load, quiet_probes]: &[Report; 2]) {
+    let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
+    let lag =
+        |report: &Report, quantile| ms(Duration::from_nanos(report.wake_lag.value_at_quantile(quantile)));
+    let row = |name: &str, of: &dyn Fn(&Report) -> String, reports: [&Report; 2]| {
+        println!("  {name:<28} {:>14} {:>14}", of(reports[0]), of(reports[1]));
+    };
+    let loads = [load, quiet_load];
+    row("answers", &|report| report.answers.to_string(), loads);
+    row("failed", &|report| report.failures().to_string(), loads);
+    row("closed connections", &|report| report.closed_connections().to_string(), loads);
+    row("longest gap", &|report| ms(report.longest_gap), loads);
+    row("p99", &|report| ms(report.quantile(0.99)), loads);
+    let probes = [probes, quiet_probes];
+    println!("  {PROBES} connections, one request every {} ms", PROBE_EVERY.as_millis());
+    row("  answers", &|report| report.answers.to_string(), probes);
+    row("  failed", &|report| report.failures().to_string(), probes);
+    row("  p99", &|report| ms(report.quantile(0.99)), probes);
+    row("  longest", &|report| ms(report.quantile(1.0)), probes);
+    row("  wake lag, p99", &|report| lag(report, 0.99), probes);
+    row("  wake lag, longest", &|report| lag(report, 1.0), probes);
 }

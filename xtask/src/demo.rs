@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: the whole road in one command, under load.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::{TimeDelta, Utc};
@@ -37,30 +37,50 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
 
     eprintln!("== publishing both and starting a node with {}", one.version);
     let mut node = Node::serving("live-poll", "", &[&one, &two]);
-    let mut switches = vec![];
+    let laps = switch_under_load(&node, &one, &two)?;
+    let mut whole = laps[0].1.clone();
+    laps[1..].iter().for_each(|(_, lap)| whole.add(lap));
+    if args.json {
+        print_json(&whole);
+    } else {
+        print_table(&node, &laps, &whole);
+    }
+    if args.keep {
+        keep(&mut node, &binaries)?;
+    } else {
+        node.relmgr(&["stop"]).ok();
+        node.wait_supervisor();
+    }
+    if whole.failures() > 0 {
+        bail!("{} requests failed: {}", whole.failures(), whole.failures_by_kind());
+    }
+    Ok(())
+}
+
+/// What was seen in a while of the demo, and what happened in it.
+type Lap = (String, Report);
+
+/// Upgrades, downgrades and upgrades again while clients ask without a pause.
+fn switch_under_load(node: &Node, one: &Release, two: &Release) -> anyhow::Result<Vec<Lap>> {
     let requests = [Request::get("/debug/json"), Request::get("/"), Request::version("/api/public/version")];
     let load = Load::start(node.address(), &requests, CONNECTIONS);
-    for (command, version) in [("upgrade", &two), ("downgrade", &one), ("upgrade", &two)] {
+    let mut laps = vec![];
+    let mut serves = one;
+    for (command, to) in [("upgrade", two), ("downgrade", one), ("upgrade", two)] {
         pause();
-        eprintln!("== relmgr {command} {}, under load", version.version);
-        let begun = Instant::now();
-        let done = node.relmgr(&[command, &version.version]);
+        laps.push((format!("{} serves", serves.version), load.lap()));
+        eprintln!("== relmgr {command} {}, under load", to.version);
+        let done = node.relmgr(&[command, &to.version]);
+        laps.push((format!("{command} to {}", to.version), load.lap()));
         eprint!("{}", done.stderr);
         if done.code != 0 {
             bail!("{command} failed with exit code {}", done.code);
         }
-        switches.push((command, &version.version, begun.elapsed()));
+        serves = to;
     }
     pause();
-    let report = load.stop();
-    print(args, &node, &report, &switches)?;
-    if args.keep {
-        keep(&mut node, &binaries)?;
-    }
-    if report.failures() > 0 {
-        bail!("{} requests failed: {:?}", report.failures(), report.failed);
-    }
-    Ok(())
+    laps.push((format!("{} serves", serves.version), load.stop()));
+    Ok(laps)
 }
 
 fn pause() {
@@ -116,38 +136,44 @@ fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(
-    args: &Args,
-    node: &Node,
-    report: &Report,
-    switches: &[(&str, &String, Duration)],
-) -> anyhow::Result<()> {
-    let gap_ms = (report.longest_gap.as_secs_f64() * 1e5).round() / 100.0;
-    if args.json {
-        let line = json!({
-            "requests": report.answers + report.failures(),
-            "failed": report.failures(),
-            "closed_connections": report.closed_connections,
-            "longest_gap_ms": gap_ms,
-            "versions": report.versions.keys().collect::<Vec<_>>(),
-        });
-        println!("{line}");
-        return Ok(());
+fn print_json(whole: &Report) {
+    let line = json!({
+        "requests": whole.requests(),
+        "failed": whole.failures(),
+        "closed_connections": whole.closed_connections(),
+        "longest_gap_ms": (millis(whole.longest_gap) * 100.0).round() / 100.0,
+        "versions": whole.versions.keys().collect::<Vec<_>>(),
+    });
+    println!("{line}");
+}
+
+fn print_table(node: &Node, laps: &[Lap], whole: &Report) {
+    println!(
+        "\n  {:<32} {:>9} {:>9} {:>7} {:>7} {:>12} {:>10}",
+        "", "time", "requests", "failed", "closed", "longest gap", "p99"
+    );
+    let all = ("in all".to_owned(), whole.clone());
+    for (what, lap) in laps.iter().chain([&all]) {
+        println!(
+            "  {what:<32} {:>6.0} ms {:>9} {:>7} {:>7} {:>9.2} ms {:>7.2} ms",
+            millis(lap.elapsed),
+            lap.requests(),
+            lap.failures(),
+            lap.closed_connections(),
+            millis(lap.longest_gap),
+            millis(lap.quantile(0.99)),
+        );
     }
-    println!();
-    println!("  requests             {}", report.answers + report.failures());
-    println!("  failed               {}", report.failures());
-    println!("  closed connections   {} of {CONNECTIONS}", report.closed_connections);
-    println!("  longest gap          {gap_ms} ms without an answer on any connection");
-    println!("  99 % of answers in   {:.2} ms", report.quantile(0.99).as_secs_f64() * 1e3);
-    for (version, count) in &report.versions {
-        println!("  answered by          {version}, {count} times when asked for its version");
+    println!("\n  {CONNECTIONS} keep-alive connections; a gap is time without an answer on any of them");
+    for (version, count) in &whole.versions {
+        println!("  {version} answered {count} times when asked for the version");
     }
-    for (command, version, took) in switches {
-        println!("  {command:<20} to {version} in {:.0} ms, command and all", took.as_secs_f64() * 1e3);
-    }
-    println!("  libraries mapped     {}", node.mapped().len());
-    Ok(())
+    println!("  the failures: {}", whole.failures_by_kind());
+    println!("  libraries of live-poll mapped at the end: {}", node.mapped().len());
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn keep(node: &mut Node, binaries: &Path) -> anyhow::Result<()> {
