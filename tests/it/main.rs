@@ -7,5 +7,6 @@ mod contract;
 mod faulty;
 mod journey;
 mod kitchen;
+mod new;
 mod retire;
 mod supervisor;

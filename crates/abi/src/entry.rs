@@ -102,7 +102,7 @@ pub const FINGERPRINT: u64 = {
         }
         FieldView<'static> { name, value }
         ConnectionFacts { peer, local, tls }
-        Response { status, fields, fields_len, bytes, body }
+        Response { status, fields, fields_len, bytes, whole, body }
         Description { name }
         StartArgs { version, directory, settings, host }
         Instance { data, functions }

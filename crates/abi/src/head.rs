@@ -77,7 +77,8 @@ impl From<SocketAddress> for std::net::SocketAddr {
     }
 }
 
-/// A response. Small bodies come with the head, in one piece; others stream.
+/// A response. A body that is all there comes with the head: a small one in the same buffer, a larger one beside
+/// it; others stream.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Response {
@@ -89,6 +90,8 @@ pub struct Response {
     pub fields_len: u32,
     /// Fields as [`crate::fields`] writes them, then the body where it is small.
     pub bytes: FfiBytes,
-    /// A body that streams; then no body stands in [`Response::bytes`].
+    /// The whole body, where it is all there and not small; then none stands in [`Response::bytes`].
+    pub whole: ROption<FfiBytes>,
+    /// A body that streams; then none stands in [`Response::bytes`] or [`Response::whole`].
     pub body: ROption<FfiBody>,
 }

@@ -16,8 +16,8 @@ use tokio::runtime::Handle;
 
 use crate::Error;
 
-/// A body of at most so many bytes crosses in one piece with its head when all of it is there: the copy then
-/// costs less than a second crossing. (A page; most JSON answers are below.)
+/// A body of at most so many bytes is copied into the buffer of its head when all of it is there: that costs less
+/// than handing over a second buffer. (A page; most JSON answers are below.)
 const INLINE_BYTES: u64 = 4096;
 
 /// What a field's name, value and lengths take together, about: a first guess that saves growing.
@@ -26,27 +26,29 @@ const FIELD_BYTES: usize = 64;
 /// A response without a body.
 pub(crate) fn empty(status: u16) -> Response {
     let none = FfiBytes::from(Bytes::new());
-    Response { status, fields: 0, fields_len: 0, bytes: none, body: None.into() }
+    Response { status, fields: 0, fields_len: 0, bytes: none, whole: None.into(), body: None.into() }
 }
 
-/// Takes `response` apart. A small body that is ready is taken along, which is why this polls.
+/// Takes `response` apart. A body whose size is known and that is all there is taken along, which is why this
+/// polls.
 pub(crate) fn write<B>(response: http::Response<B>, handle: &Handle, cx: &mut Context<'_>) -> Response
 where
     B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
 {
     let (head, body) = response.into_parts();
-    let size = body.size_hint();
-    let small = size.exact().filter(|size| *size <= INLINE_BYTES);
+    let size = body.size_hint().exact();
+    let small = size.filter(|size| *size <= INLINE_BYTES);
     let mut bytes = Vec::with_capacity(head.headers.len() * FIELD_BYTES + small.unwrap_or(0) as usize);
     fields::write(&head.headers, &mut bytes);
     let fields_len = bytes.len() as u32;
 
-    let mut streaming = None;
+    let (mut whole, mut streaming) = (None, None);
     if !body.is_end_stream() {
         let mut source = Source { body: Box::pin(body), first: None, handle: handle.clone() };
-        match small {
-            Some(size) if source.poll_whole(size, &mut bytes, cx) => {}
-            _ => streaming = Some(FfiBody::new(source)),
+        match size.and_then(|size| source.poll_whole(size, cx)) {
+            Some(data) if small.is_some() => bytes.extend_from_slice(&data),
+            Some(data) => whole = Some(FfiBytes::from(data)),
+            None => streaming = Some(FfiBody::new(source)),
         }
     }
     Response {
@@ -54,6 +56,7 @@ where
         fields: head.headers.len() as u32,
         fields_len,
         bytes: Bytes::from(bytes).into(),
+        whole: whole.into(),
         body: streaming.into(),
     }
 }
@@ -73,27 +76,20 @@ impl<B> Source<B>
 where
     B: Body<Data = Bytes, Error: Into<Error>> + Send,
 {
-    /// Appends the body to `out` where one poll gives all of its `size` bytes. Otherwise what the poll gave is
-    /// kept for the first frame. (Pending is no loss: the host polls again with a waker of its own.)
-    fn poll_whole(&mut self, size: u64, out: &mut Vec<u8>, cx: &mut Context<'_>) -> bool {
-        match self.body.as_mut().poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
+    /// The body, where one poll gives all of its `size` bytes. Otherwise what the poll gave is kept for the first
+    /// frame. (Pending is no loss: the host polls again with a waker of its own.)
+    fn poll_whole(&mut self, size: u64, cx: &mut Context<'_>) -> Option<Bytes> {
+        let Poll::Ready(polled) = self.body.as_mut().poll_frame(cx) else { return None };
+        match polled {
+            Some(Ok(frame)) => match frame.into_data() {
                 // Trailers may follow the last byte.
-                Some(data) if data.len() as u64 == size && self.body.is_end_stream() => {
-                    out.extend_from_slice(data);
-                    true
-                }
-                _ => {
-                    self.first = Some(write_frame(Some(Ok::<_, Error>(frame))));
-                    false
-                }
+                Ok(data) if data.len() as u64 == size && self.body.is_end_stream() => return Some(data),
+                Ok(data) => self.first = Some(FfiFrame::Data(data.into())),
+                Err(frame) => self.first = Some(write_frame(Some(Ok::<_, Error>(frame)))),
             },
-            Poll::Ready(other) => {
-                self.first = Some(write_frame(other));
-                false
-            }
-            Poll::Pending => false,
+            other => self.first = Some(write_frame(other)),
         }
+        None
     }
 }
 

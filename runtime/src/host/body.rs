@@ -88,9 +88,16 @@ pin_project! {
 }
 
 /// Bytes of the library, with the mapping that they need; the bytes go first.
-struct HeldBytes {
+pub struct HeldBytes {
     bytes: FfiBytes,
     _library: Arc<Library>,
+}
+
+impl HeldBytes {
+    /// `bytes` came from `library`.
+    pub fn wrap(bytes: FfiBytes, library: &Arc<Library>) -> Bytes {
+        Bytes::from_owner(Self { bytes, _library: library.clone() })
+    }
 }
 
 impl AsRef<[u8]> for HeldBytes {
@@ -122,8 +129,8 @@ impl Body for ResponseBody {
                         Poll::Pending
                     }
                     FfiFrame::Data(bytes) => {
-                        let held = HeldBytes { bytes, _library: generation.library().clone() };
-                        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(held)))))
+                        let bytes = HeldBytes::wrap(bytes, generation.library());
+                        Poll::Ready(Some(Ok(Frame::data(bytes))))
                     }
                     FfiFrame::Trailers(bytes) => {
                         let read = fields::read(Bytes::copy_from_slice(bytes.as_ref()), 4);

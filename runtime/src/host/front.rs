@@ -131,7 +131,7 @@ impl Front {
             .await?;
         } else {
             let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.max_buf_size(header_bytes).pipeline_flush(true);
+            builder.max_buf_size(header_bytes);
             serve_until_told(connection, builder.serve_connection(socket, service), |served| {
                 served.graceful_shutdown();
             })

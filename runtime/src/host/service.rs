@@ -20,7 +20,7 @@ use relmgr_abi::head::{ConnectionFacts, FieldView, RequestHead, Response as FfiR
 use smallvec::SmallVec;
 use tokio::sync::futures::OwnedNotified;
 
-use super::body::{RequestSource, ResponseBody, poll_purge};
+use super::body::{HeldBytes, RequestSource, ResponseBody, poll_purge};
 use super::connection::{Connection, Turn};
 use super::front::Front;
 use super::generation::{Generation, Held, RequestGuard};
@@ -164,9 +164,13 @@ fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Re
         let text = "the application's response is no HTTP\n".to_owned();
         return plain(StatusCode::INTERNAL_SERVER_ERROR, text, turn);
     };
-    let body = match response.body.into_option() {
-        Some(body) => ResponseBody::Stream { body, purge: None, id, guard, turn },
-        None => ResponseBody::Whole { bytes: Some(whole), guard: Some(guard), turn },
+    let body = match (response.body.into_option(), response.whole.into_option()) {
+        (Some(body), _) => ResponseBody::Stream { body, purge: None, id, guard, turn },
+        (None, Some(held)) => {
+            let bytes = Some(HeldBytes::wrap(held, guard.generation().library()));
+            ResponseBody::Whole { bytes, guard: Some(guard), turn }
+        }
+        (None, None) => ResponseBody::Whole { bytes: Some(whole), guard: Some(guard), turn },
     };
     let mut answer = Response::new(body);
     *answer.status_mut() = status;

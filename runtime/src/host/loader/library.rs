@@ -80,7 +80,8 @@ impl Library {
             Err(error) => {
                 record.withdraw();
                 // libloading keeps the linker's words behind its own.
-                let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                let reason =
+                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
                 let remedy = remedy(&reason);
                 Err(LoadError::Open { path: path.to_owned(), reason, remedy })
             }
