@@ -249,6 +249,9 @@ impl Node {
             .unwrap();
         self.supervisor = Some(supervisor);
         let status = wait_for("the node is up", || {
+            // Of one that has ended there is nothing to wait for.
+            let ended = self.supervisor.as_mut().and_then(|supervisor| supervisor.try_wait().unwrap());
+            assert!(ended.is_none(), "the supervisor ended, {}", ended.unwrap_or_default());
             self.try_status().filter(|status| status.phase != relmgr_model::control::Phase::Booting)
         });
         self.address = Some(status.listeners[0].parse().unwrap());
