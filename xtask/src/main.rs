@@ -8,6 +8,8 @@ mod lint;
 mod run;
 mod test;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// The project's own commands.
@@ -34,11 +36,18 @@ enum Command {
     Bench(bench::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Xtask::parse().command {
+fn main() -> ExitCode {
+    let done = match Xtask::parse().command {
         Command::Test { args } => test::main(&args),
         Command::Lint => lint::main(),
         Command::Demo(args) => demo::main(&args),
         Command::Bench(args) => bench::main(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
