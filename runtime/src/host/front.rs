@@ -124,7 +124,9 @@ impl Front {
         if http2 {
             connection.set_multiplexed();
             let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder.max_concurrent_streams(STREAMS).max_header_list_size(header_bytes as u32);
+            builder
+                .max_concurrent_streams(STREAMS)
+                .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
             serve_until_told(connection, builder.serve_connection(socket, service), |served| {
                 served.graceful_shutdown();
             })

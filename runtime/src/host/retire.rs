@@ -23,8 +23,11 @@ const THREADS_PATIENCE: Duration = Duration::from_secs(2);
 /// a matter of milliseconds.
 const UNMAP_PATIENCE: Duration = Duration::from_secs(3);
 
-/// A pinned library is tried again this often.
+/// A pinned library is tried again this often …
 const RETRY: Duration = Duration::from_secs(1);
+
+/// … and for so long: what pins it may do so for months, and must not cost anything.
+const RETRY_PATIENCE: Duration = Duration::from_millis(20);
 
 /// How often a count is looked at while it should go to nothing. tokio's timers have this granularity.
 const GLANCE: Duration = Duration::from_millis(1);
@@ -33,6 +36,8 @@ const GLANCE: Duration = Duration::from_millis(1);
 enum Stage {
     /// Requests may still be in flight.
     Serving(Arc<Generation>),
+    /// The application was told to stop.
+    Stopped(Arc<Generation>),
     /// The instance is gone, values of the library may be left.
     Ended(Arc<Library>),
     /// Nothing of it is in use.
@@ -60,7 +65,7 @@ pub async fn retire(
     let facts = generation.facts.clone();
     facts.set_state(GenerationState::Draining);
     let cut = drain_requests(&generation, drain).await;
-    let (stage, pinned) = advance(Stage::Serving(generation), &facts).await;
+    let (stage, pinned) = advance(Stage::Serving(generation), &facts, UNMAP_PATIENCE).await;
     if pinned.is_empty() {
         gone();
         return Retired { cut, pinned };
@@ -75,7 +80,7 @@ pub async fn retire(
 async fn keep_trying(mut stage: Stage, facts: Arc<Facts>, gone: impl FnOnce()) {
     while !matches!(stage, Stage::Over) {
         tokio::time::sleep(RETRY).await;
-        let (next, reasons) = advance(stage, &facts).await;
+        let (next, reasons) = advance(stage, &facts, RETRY_PATIENCE).await;
         stage = next;
         if reasons.is_empty() {
             tracing::info!(version = %facts.version, "release is unmapped at last");
@@ -98,7 +103,7 @@ async fn drain_requests(generation: &Generation, drain: Duration) -> u64 {
 }
 
 /// Goes as far as it can. An empty list of reasons means that the library is gone.
-async fn advance(mut stage: Stage, facts: &Facts) -> (Stage, Vec<String>) {
+async fn advance(mut stage: Stage, facts: &Facts, patience: Duration) -> (Stage, Vec<String>) {
     loop {
         stage = match stage {
             Stage::Serving(generation) => {
@@ -109,15 +114,18 @@ async fn advance(mut stage: Stage, facts: &Facts) -> (Stage, Vec<String>) {
                     return (Stage::Serving(generation), vec![reason]);
                 }
                 facts.set_state(GenerationState::Retiring);
-                match end_instance(generation).await {
-                    Ok(library) => Stage::Ended(library),
-                    Err(generation) => {
-                        let reason = "the host still uses it".to_owned();
-                        return (Stage::Serving(generation), vec![reason]);
-                    }
-                }
+                stop(&generation).await;
+                Stage::Stopped(generation)
             }
-            Stage::Ended(library) => match unwrap(library).await {
+            Stage::Stopped(generation) => match unwrap(generation, patience).await {
+                // On a thread of its own, which ends and so takes along what the library leaves on it.
+                Ok(owned) => Stage::Ended(on_thread(move || owned.destroy(THREADS_PATIENCE)).await),
+                Err(generation) => {
+                    let reason = "the host still uses it".to_owned();
+                    return (Stage::Stopped(generation), vec![reason]);
+                }
+            },
+            Stage::Ended(library) => match unwrap(library, patience).await {
                 Ok(library) => Stage::Unused(library),
                 Err(library) => {
                     let values = Arc::strong_count(&library) - 1;
@@ -125,7 +133,7 @@ async fn advance(mut stage: Stage, facts: &Facts) -> (Stage, Vec<String>) {
                     return (Stage::Ended(library), vec![reason]);
                 }
             },
-            Stage::Unused(library) => match library.unmap(UNMAP_PATIENCE, rouse).await {
+            Stage::Unused(library) => match library.unmap(patience, rouse).await {
                 Ok(()) => return (Stage::Over, vec![]),
                 Err((Some(library), reasons)) => return (Stage::Unused(library), reasons),
                 Err((None, reasons)) => return (Stage::Over, reasons),
@@ -135,14 +143,11 @@ async fn advance(mut stage: Stage, facts: &Facts) -> (Stage, Vec<String>) {
     }
 }
 
-/// Runs the application's own stop, then ends its threads.
-async fn end_instance(generation: Arc<Generation>) -> Result<Arc<Library>, Arc<Generation>> {
+/// Runs the application's own stop.
+async fn stop(generation: &Generation) {
     if tokio::time::timeout(STOP_PATIENCE, generation.stop()).await.is_err() {
         tracing::warn!(version = %generation.facts.version, "the application's stop took too long and was left");
     }
-    let generation = unwrap(generation).await?;
-    // On a thread of its own, which ends and so takes along what the library leaves on it.
-    Ok(on_thread(move || generation.destroy(THREADS_PATIENCE)).await)
 }
 
 /// Runs the library's code on a new thread.
@@ -160,8 +165,8 @@ pub async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
 }
 
 /// Waits until `shared` has no other holder.
-async fn unwrap<T>(shared: Arc<T>) -> Result<T, Arc<T>> {
-    until(UNMAP_PATIENCE, || Arc::strong_count(&shared) == 1).await;
+async fn unwrap<T>(shared: Arc<T>, patience: Duration) -> Result<T, Arc<T>> {
+    until(patience, || Arc::strong_count(&shared) == 1).await;
     Arc::try_unwrap(shared)
 }
 

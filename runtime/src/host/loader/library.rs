@@ -148,7 +148,11 @@ impl Library {
                 let reasons = self.reasons(epoch);
                 return Err((Some(self), reasons));
             }
-            rouse().await;
+            // Waking the workers helps when it is them that are waited for, not for the library's own threads.
+            match epoch {
+                Some(_) => rouse().await,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
         }
         self.close()
     }

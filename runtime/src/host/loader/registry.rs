@@ -133,6 +133,9 @@ impl LibraryRecord {
     /// Makes every thread run what the library left on it, from its next quiescent state on. Returns the epoch
     /// that each has to reach.
     pub fn condemn(&self) -> u64 {
+        // One at a time: two libraries with one epoch could be passed by a thread that has seen one of the marks.
+        static CONDEMNING: Mutex<()> = Mutex::new(());
+        let _one = lock(&CONDEMNING);
         let condemned = self.condemned.load(Ordering::Acquire);
         if condemned != 0 {
             return condemned;
