@@ -149,3 +149,21 @@ where
         tower::ServiceExt::oneshot(self, request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body as _;
+
+    /// A service that has nothing to do with axum.
+    #[tokio::test]
+    async fn any_tower_service_can_answer() {
+        let service = tower::service_fn(|request: http::Request<Body>| async move {
+            let answer = format!("{} {}", request.method(), request.uri());
+            Ok::<_, std::io::Error>(http::Response::new(answer))
+        });
+        let request = http::Request::get("/polls").body(Body::empty()).unwrap();
+        assert!(request.body().is_end_stream());
+        assert_eq!(service.respond(request).await.unwrap().into_body(), "GET /polls");
+    }
+}
