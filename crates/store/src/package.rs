@@ -5,9 +5,9 @@
 //! and what is on disk in the end is read back and compared before it gets its name.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -16,11 +16,20 @@ use flate2::write::GzEncoder;
 use relmgr_model::manifest::{self, Digest, Manifest, ManifestError, is_plain_path};
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
-use crate::digest::{self, CHUNK, Hasher};
-use crate::{atomic, tree};
+use crate::atomic;
+use crate::digest::{self, CHUNK};
+use crate::staged::{Broken, Staged};
+use crate::tree::TreeError;
 
 /// The first entry of every package.
 pub const MANIFEST: &str = "manifest.toml";
+
+/// What one entry may take beside its content: a header, padding, and both again for a name of up to 255 bytes as
+/// GNU tar writes it; twice that, for the tars of others.
+const ENTRY_OVERHEAD: u64 = 4096;
+
+/// The manifest's own entry, and the padding of up to 10 KiB at an archive's end.
+const MANIFEST_LIMIT: u64 = manifest::MAX_BYTES + 4 * ENTRY_OVERHEAD;
 
 /// A package that cannot be used, or not be made.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +138,7 @@ fn append(
 pub fn read_manifest(path: &Path) -> Result<Manifest, PackageError> {
     let damaged = |source| PackageError::Damaged { path: path.to_owned(), source };
     let refused = |reason: String| PackageError::Refused { path: path.to_owned(), reason };
-    let mut archive = open(path)?;
+    let mut archive = open(path, MANIFEST_LIMIT)?;
     let mut entries = archive.entries().map_err(damaged)?;
     let mut entry = match entries.next() {
         Some(entry) => entry.map_err(damaged)?,
@@ -147,9 +156,10 @@ pub fn read_manifest(path: &Path) -> Result<Manifest, PackageError> {
     Manifest::parse(&text).map_err(|source| PackageError::Manifest { path: path.to_owned(), source })
 }
 
-fn open(path: &Path) -> Result<Archive<GzDecoder<BufReader<File>>>, PackageError> {
+/// The archive, which ends after `limit` unpacked bytes whatever comes then.
+fn open(path: &Path, limit: u64) -> Result<Archive<impl Read>, PackageError> {
     let file = File::open(path).map_err(io_error(path, "read"))?;
-    Ok(Archive::new(GzDecoder::new(BufReader::with_capacity(CHUNK, file))))
+    Ok(Archive::new(GzDecoder::new(BufReader::with_capacity(CHUNK, file)).take(limit)))
 }
 
 fn entry_name<R: Read>(entry: &Entry<'_, R>) -> Result<String, String> {
@@ -165,27 +175,31 @@ fn entry_name<R: Read>(entry: &Entry<'_, R>) -> Result<String, String> {
 /// # Errors
 /// [`PackageError`]; nothing is left behind then.
 pub fn unpack(package: &Path, staging: &Path, dest: &Path, manifest: &Manifest) -> Result<(), PackageError> {
-    let temporary = tempfile::Builder::new().prefix("unpack-").tempdir_in(staging);
-    let temporary = temporary.map_err(io_error(staging, "written"))?;
-    let root = temporary.path();
-    std::fs::set_permissions(root, PermissionsExt::from_mode(0o755)).map_err(io_error(root, "written"))?;
-    // 1. Write what the manifest names, and nothing else.
-    write_entries(package, root, manifest)?;
-    // 2. Read it back from disk: what will be mapped is what was hashed.
-    tree::verify_files(root, manifest)
-        .map_err(|error| PackageError::Refused { path: package.to_owned(), reason: error.to_string() })?;
-    // 3. Make it durable, then give it its name.
-    sync_tree(root, manifest).map_err(io_error(root, "written"))?;
-    std::fs::rename(root, dest).map_err(io_error(dest, "written"))?;
-    // Renamed: nothing is left to remove.
-    let _ = temporary.keep();
-    atomic::sync_dir(atomic::parent(dest)).map_err(io_error(dest, "written"))
+    let staged = Staged::new(staging, "unpack-").map_err(tree_error(package))?;
+    // Write what the manifest names, and nothing else; then have it read back and named.
+    write_entries(package, &staged, manifest)?;
+    staged.finish(dest, manifest).map_err(tree_error(package))
 }
 
-fn write_entries(package: &Path, root: &Path, manifest: &Manifest) -> Result<(), PackageError> {
+/// A fault of the directory that is made, in a package's words.
+fn tree_error(package: &Path) -> impl Fn(TreeError) -> PackageError {
+    move |error| match error {
+        TreeError::Io { path, what, source } => PackageError::Io { path, what, source },
+        other => PackageError::Refused { path: package.to_owned(), reason: other.to_string() },
+    }
+}
+
+/// The most that an honest package of this manifest unpacks to, headers, long names and padding included. Names are
+/// read into memory before anybody can look at them, so what an archive may unpack to is bounded as a whole too.
+fn unpacked_limit(manifest: &Manifest) -> u64 {
+    let files = manifest.files.values().fold(0u64, |sum, digest| sum.saturating_add(digest.size));
+    files.saturating_add((manifest.files.len() as u64 + 1) * ENTRY_OVERHEAD).saturating_add(MANIFEST_LIMIT)
+}
+
+fn write_entries(package: &Path, staged: &Staged, manifest: &Manifest) -> Result<(), PackageError> {
     let damaged = |source| PackageError::Damaged { path: package.to_owned(), source };
     let refused = |reason: String| PackageError::Refused { path: package.to_owned(), reason };
-    let mut archive = open(package)?;
+    let mut archive = open(package, unpacked_limit(manifest))?;
     let mut seen = BTreeSet::new();
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -198,14 +212,13 @@ fn write_entries(package: &Path, root: &Path, manifest: &Manifest) -> Result<(),
             return Err(refused(format!("`{name}` is in it twice")));
         }
         if name == MANIFEST {
-            let text = manifest.for_package().to_toml();
             let mut inside = String::new();
             (&mut entry).take(manifest::MAX_BYTES).read_to_string(&mut inside).map_err(damaged)?;
             let same = Manifest::parse(&inside).is_ok_and(|inside| inside == manifest.for_package());
             if !same {
                 return Err(refused("the manifest inside differs from the one beside it".into()));
             }
-            write_file(&root.join(MANIFEST), text.as_bytes(), text.len() as u64, 0o644)?;
+            staged.write_manifest(manifest).map_err(tree_error(package))?;
             continue;
         }
         let Some(digest) = manifest.files.get(&name) else {
@@ -216,13 +229,11 @@ fn write_entries(package: &Path, root: &Path, manifest: &Manifest) -> Result<(),
             return Err(refused(format!("`{name}` has {found} bytes, its manifest says {expected}")));
         }
         let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
-        let path = root.join(&name);
-        make_parents(root, &path)?;
-        let mode = if executable { 0o755 } else { 0o644 };
-        let found = write_file(&path, &mut entry, digest.size, mode).map_err(|error| match error {
-            // Reading the archive and writing the file are told apart by the file's own errors.
-            PackageError::Damaged { source, .. } => damaged(source),
-            other => other,
+        let file = staged.file(&name, digest.size, executable).map_err(tree_error(package))?;
+        let found = file.fill(&mut entry).map_err(|broken| match broken {
+            Broken::Source(source) => damaged(source),
+            Broken::TooLong => refused(format!("`{name}` is longer than announced")),
+            Broken::Disk(error) => tree_error(package)(error),
         })?;
         if found.sha256 != digest.sha256 {
             return Err(refused(format!(
@@ -247,48 +258,4 @@ fn kind_name(kind: EntryType) -> &'static str {
         EntryType::Directory => "a directory",
         _ => "an unusual entry",
     }
-}
-
-fn make_parents(root: &Path, path: &Path) -> Result<(), PackageError> {
-    let parent = atomic::parent(path);
-    if parent != root {
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        made.map_err(io_error(parent, "written"))?;
-    }
-    Ok(())
-}
-
-/// Writes at most `size` bytes of `data` to a new file.
-fn write_file(path: &Path, mut data: impl Read, size: u64, mode: u32) -> Result<Digest, PackageError> {
-    let created = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let mut file = created.map_err(io_error(path, "written"))?;
-    let mut hasher = Hasher::default();
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let damaged = |source| PackageError::Damaged { path: path.to_owned(), source };
-        let len = match data.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(damaged(error)),
-        };
-        hasher.update(&chunk[..len]);
-        if hasher.size() > size {
-            return Err(damaged(io::Error::other(format!("more than the {size} bytes that were announced"))));
-        }
-        file.write_all(&chunk[..len]).map_err(io_error(path, "written"))?;
-    }
-    Ok(hasher.finish())
-}
-
-/// Makes every file and directory under `root` durable.
-fn sync_tree(root: &Path, manifest: &Manifest) -> io::Result<()> {
-    let mut directories = BTreeSet::from([root.to_owned()]);
-    for name in manifest.files.keys().map(String::as_str).chain([MANIFEST]) {
-        let path = root.join(name);
-        File::open(&path)?.sync_all()?;
-        directories
-            .extend(path.ancestors().skip(1).take_while(|dir| dir.starts_with(root)).map(Path::to_owned));
-    }
-    directories.iter().try_for_each(|directory| atomic::sync_dir(directory))
 }
