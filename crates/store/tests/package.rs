@@ -216,6 +216,27 @@ fn a_decompression_bomb_is_stopped_at_the_size_that_was_announced() {
 }
 
 #[test]
+fn a_name_that_unpacks_without_end_is_not_read_into_memory() {
+    const NAME: u64 = 128 * 1024 * 1024;
+    let bench = Bench::new();
+    let good = forge(&bench, &[], false);
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let mut out = GzEncoder::new(std::fs::File::create(&bench.package).unwrap(), Compression::fast());
+        let name = Forged { name: "long", kind, link: "", data: b"", size: NAME };
+        name.write(&mut out);
+        let block = vec![b'a'; 1024 * 1024];
+        (0..NAME / (1024 * 1024)).for_each(|_| out.write_all(&block).unwrap());
+        Forged::file("manifest.toml", good.for_package().to_toml().as_bytes()).write(&mut out);
+        out.finish().unwrap();
+        let before = common::peak_kib();
+        bench.assert_refused(&good, "damaged or cut short");
+        package::read_manifest(&bench.package).unwrap_err();
+        let grown = common::peak_kib() - before;
+        assert!(grown < NAME / 1024 / 4, "{kind:?}: {grown} KiB");
+    }
+}
+
+#[test]
 fn a_pax_header_that_disagrees_about_a_size_is_refused() {
     let bench = Bench::new();
     let record = b"13 size=9999\n";

@@ -65,6 +65,13 @@ pub fn words(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Peak memory of this process so far, in KiB.
+pub fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// Bytes that do not compress, the same for the same `seed`.
 pub fn noise(seed: u32, len: usize) -> Vec<u8> {
     let mut state = u64::from(seed) * 2 + 1;
