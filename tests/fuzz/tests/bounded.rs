@@ -158,6 +158,11 @@ fn a_patchs_controls_are_followed_or_refused() {
 }
 
 #[test]
+fn any_library_is_made_from_any_other() {
+    bounded("library", 150);
+}
+
+#[test]
 fn a_package_is_unpacked_or_refused() {
     bounded("package", 300);
 }

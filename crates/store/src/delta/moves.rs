@@ -184,9 +184,14 @@ pub(super) fn correct(file: &mut [u8], moves: &[(i64, i64)]) {
     if moves.is_empty() {
         return;
     }
-    let image = segments(file).iter().map(|part| part.address.saturating_add(part.size as i64)).max();
-    let moved = Moved { moves, image: image.unwrap_or(0) };
+    let ends = segments(file).into_iter().map(|part| part.address.saturating_add(part.size as i64));
+    let Some(image) = ends.max() else { return };
+    let moved = Moved { moves, image };
+    // Sections do not overlap; a table that says so could have every byte looked at as often as it likes.
+    let mut left = file.len();
     for part in sections(file) {
+        let Some(rest) = left.checked_sub(part.size) else { return };
+        left = rest;
         let bytes = &mut file[part.offset..part.offset + part.size];
         if part.flags & SHF_EXECINSTR != 0 {
             moved.code(bytes, part.address);
@@ -284,6 +289,132 @@ impl Moved<'_> {
         self.relative(bytes, 4, address.wrapping_add(4));
         for at in (12..bytes.len()).step_by(4) {
             self.relative(bytes, at, address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CODE: i64 = 0x1000;
+    const DATA: i64 = 0x4000;
+
+    /// A library of one segment with code, relocations and frames. What lies behind the code's middle, and all data,
+    /// is `moved` bytes further on than in the library that nothing moved in.
+    fn library(moved: i64) -> Vec<u8> {
+        let (middle, data) = (CODE + 0x100 + moved, DATA + moved);
+        let mut code = vec![];
+        let operand = |code: &mut Vec<u8>, opcode: &[u8], to: i64| {
+            code.extend(opcode);
+            let next = CODE + code.len() as i64 + 4;
+            code.extend(i32::try_from(to - next).unwrap().to_le_bytes());
+        };
+        operand(&mut code, &[0xe8], middle + 8); // call, over the place
+        operand(&mut code, &[0xe9], CODE + 2); // jmp, on this side of it
+        operand(&mut code, &[0x0f, 0x84], middle + 16); // je
+        operand(&mut code, &[0x48, 0x8d, 0x05], data + 32); // lea
+        operand(&mut code, &[0xe8], 0x7000_0000); // no address of the library
+        code.resize((middle - CODE) as usize, 0x90);
+        operand(&mut code, &[0xe8], CODE); // back over the place
+        operand(&mut code, &[0x8b, 0x0d], data + 40); // mov
+        code.resize((data - CODE) as usize, 0x90);
+        // Relocations: a relative one, and another.
+        let mut relocations = vec![];
+        for (place, kind, addend) in [(data + 8, R_X86_64_RELATIVE, middle), (data + 16, 6, 7)] {
+            relocations.extend(place.to_le_bytes());
+            relocations.extend(u64::from(kind).to_le_bytes());
+            relocations.extend(addend.to_le_bytes());
+        }
+        // A CIE, and an FDE with an exception table.
+        let frames = data + relocations.len() as i64;
+        let mut frame = [4u32.to_le_bytes(), [0; 4], 17u32.to_le_bytes(), [1; 4]].concat();
+        let field = |at: usize, to: i64| i32::try_from(to - frames - at as i64).unwrap().to_le_bytes();
+        frame.extend(field(frame.len(), middle));
+        frame.extend([9, 0, 0, 0, 4]);
+        frame.extend(field(frame.len(), data));
+        let content = [code, relocations.clone(), frame.clone()].concat();
+        // The file: header, one segment, the section table behind all, the names last.
+        let start = 64 + 56;
+        let names = b"\0.eh_frame\0";
+        let tables = start + content.len() + names.len();
+        let number = |value: usize| (value as u64).to_le_bytes();
+        let mut file = [&b"\x7fELF\x02\x01"[..], &[0; 10], &[3, 0, 62, 0], &[0; 12]].concat();
+        file.extend([number(64), number(tables)].concat());
+        file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 4, 0, 3, 0]);
+        file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+        file.extend([start, CODE as usize, 0, content.len(), content.len(), 0].map(number).concat());
+        file.extend(content);
+        file.extend(names);
+        let frames_at = tables - names.len() - frame.len();
+        for (name, kind, flags, address, offset, size) in [
+            (0u32, 1u32, SHF_EXECINSTR, CODE, start, (data - CODE) as usize),
+            (0, SHT_RELA, 0, data, frames_at - relocations.len(), relocations.len()),
+            (1, 1, 0, frames, frames_at, frame.len()),
+            (0, 3, 0, 0, tables - names.len(), names.len()),
+        ] {
+            file.extend([name.to_le_bytes(), kind.to_le_bytes()].concat());
+            file.extend([flags, address as u64, offset as u64, size as u64].map(u64::to_le_bytes).concat());
+            file.extend([0; 24]);
+        }
+        file
+    }
+
+    #[test]
+    fn addresses_across_what_moved_are_corrected_and_others_are_not() {
+        let (mut base, target) = (library(0), library(64));
+        let start = 120;
+        let first = 0x100;
+        assert_ne!(base[start..start + first], target[start..start + first]);
+        correct(&mut base, &[(0, 0), (CODE + 0x100, 64)]);
+        assert_eq!(base[start..start + first], target[start..start + first], "before the place");
+        // Up to the frames' end, 3 * 64 + 11 bytes before the section table's.
+        let content = base.len() - 4 * 64 - 11;
+        assert_eq!(base[start + first..content], target[start + first + 64..content + 64], "behind it");
+    }
+
+    #[test]
+    fn what_moved_is_found_from_what_a_patch_takes() {
+        let (base, target) = (library(0), library(64));
+        let patch = super::super::patch::make(&base, &target).unwrap();
+        let runs = super::super::patch::runs(&patch).unwrap();
+        let moves = find(&base, &target, &runs);
+        let moved = Moved { moves: &moves, image: i64::MAX };
+        assert_eq!((moved.shift(CODE), moved.shift(DATA + 8)), (0, 64), "{moves:?}");
+        assert!(find(b"text", b"other text", &runs).is_empty());
+    }
+
+    #[test]
+    fn the_longer_of_two_pieces_is_believed() {
+        let pieces = vec![(0, 0, 1000), (500, -400, 40), (1000, 16, 2000), (3000, 16, 50), (9000, 0, 100)];
+        assert_eq!(steps(pieces), [(0, 0), (1000, 16), (9000, 0)]);
+        assert!(steps(vec![(0, 0, 100), (200, 0, 100)]).is_empty());
+        let scattered = (0..2 * MAX_MOVES as i64).map(|at| (at * 64, at, 64)).collect();
+        assert!(steps(scattered).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_and_any_moves_are_taken(
+            changes in prop::collection::vec((0..2000usize, any::<u64>()), 0..20),
+            moves in prop::collection::btree_map(any::<i64>(), any::<i64>(), 0..5),
+            len in 0..20_000usize,
+        ) {
+            let mut file = library(0);
+            for (at, value) in changes {
+                // Most of them in the headers, at both ends.
+                let at = if at < 1000 { at % 120 } else { file.len() - 8 - at % 270 };
+                file[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            }
+            file.truncate(len);
+            let moves: Moves = moves.into_iter().collect();
+            let before = file.len();
+            correct(&mut file, &moves);
+            prop_assert_eq!(file.len(), before);
+            let runs = [Run { base: 0, target: 64, len: before as u64 }];
+            find(&file, &library(0), &runs);
         }
     }
 }
