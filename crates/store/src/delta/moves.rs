@@ -36,6 +36,9 @@ const EM_X86_64: u16 = 62;
 const R_X86_64_RELATIVE: u32 = 8;
 const RELA_SIZE: usize = 24;
 
+/// An address in memory.
+const SLOT: u64 = 8;
+
 /// A section, or a segment: where it is loaded, and where it lies in the file.
 #[derive(Clone, Copy)]
 struct Part {
@@ -144,15 +147,57 @@ pub(super) fn find(base: &[u8], target: &[u8], runs: &[Run]) -> Moves {
             found.push((source, target.wrapping_sub(source), end - start));
         }
     }
-    steps(found)
+    let code = steps(vec![], found.clone());
+    let slots = slots(base, target, &Moved { moves: &code, image: i64::MAX });
+    steps(slots, found)
 }
 
-/// Of pieces (address, shift, length) the addresses at which the shift changes. Longer pieces are surer: a shorter
-/// one that says something else of the same bytes is a piece that was used twice.
-fn steps(mut pieces: Vec<(i64, i64, u64)>) -> Moves {
-    pieces.sort_unstable_by_key(|&(source, _, len)| (std::cmp::Reverse(len), source));
+/// Relocations of the relative kind, as place and addend, by place.
+fn relocations(file: &[u8]) -> Vec<(i64, i64)> {
+    let tables = sections(file).into_iter().filter(|part| part.kind == SHT_RELA);
+    let entries = tables.flat_map(|part| file[part.offset..part.offset + part.size].chunks_exact(RELA_SIZE));
+    let relative = entries.filter(|entry| u32_at(entry, 8) == Some(R_X86_64_RELATIVE));
+    let field = |entry: &[u8], at| u64_at(entry, at).unwrap_or(0).cast_signed();
+    let mut found: Vec<_> = relative.map(|entry| (field(entry, 0), field(entry, 16))).collect();
+    found.sort_unstable();
+    found
+}
+
+/// Where the slots for addresses went (`.got`, tables of methods): in the file they are zeros, which a search for
+/// equal bytes finds anywhere, but each has a relocation that says what it is a slot for.
+fn slots(base: &[u8], target: &[u8], code: &Moved<'_>) -> Vec<Piece> {
+    let mut places: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for (place, addend) in relocations(target) {
+        places.entry(addend).or_default().push(place);
+    }
+    let mut pieces: Vec<Piece> = vec![];
+    for (place, addend) in relocations(base) {
+        let Some(found) = places.get(&addend.wrapping_add(code.shift(addend))) else { continue };
+        // Of several slots for one address, that which moved as the slot before did.
+        let guess =
+            place.wrapping_add(pieces.last().map_or_else(|| code.shift(place), |(_, shift, _)| *shift));
+        let Some(nearest) = found.iter().min_by_key(|found| found.abs_diff(guess)) else { continue };
+        let shift = nearest.wrapping_sub(place);
+        match pieces.last_mut() {
+            Some((source, last, len)) if *last == shift => *len = place.abs_diff(*source) + SLOT,
+            _ => pieces.push((place, shift, SLOT)),
+        }
+    }
+    pieces.retain(|(_, _, len)| *len >= MIN_RUN);
+    pieces
+}
+
+/// An address, by how much what is there moved, and how long that holds.
+type Piece = (i64, i64, u64);
+
+/// The addresses at which the shift changes. Longer pieces are surer: a shorter one that says something else of the
+/// same bytes is a piece that was used twice.
+fn steps(mut surest: Vec<Piece>, mut others: Vec<Piece>) -> Moves {
+    for pieces in [&mut surest, &mut others] {
+        pieces.sort_unstable_by_key(|&(source, _, len)| (std::cmp::Reverse(len), source));
+    }
     let mut taken: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
-    for (source, shift, len) in pieces {
+    for (source, shift, len) in surest.into_iter().chain(others) {
         let end = source.saturating_add_unsigned(len);
         let free = taken.range(..end).next_back().is_none_or(|(_, (last, _))| *last <= source);
         if free {
@@ -389,10 +434,10 @@ mod tests {
     #[test]
     fn the_longer_of_two_pieces_is_believed() {
         let pieces = vec![(0, 0, 1000), (500, -400, 40), (1000, 16, 2000), (3000, 16, 50), (9000, 0, 100)];
-        assert_eq!(steps(pieces), [(0, 0), (1000, 16), (9000, 0)]);
-        assert!(steps(vec![(0, 0, 100), (200, 0, 100)]).is_empty());
+        assert_eq!(steps(vec![], pieces), [(0, 0), (1000, 16), (9000, 0)]);
+        assert!(steps(vec![], vec![(0, 0, 100), (200, 0, 100)]).is_empty());
         let scattered = (0..2 * MAX_MOVES as i64).map(|at| (at * 64, at, 64)).collect();
-        assert!(steps(scattered).is_empty());
+        assert!(steps(vec![], scattered).is_empty());
     }
 
     proptest! {
