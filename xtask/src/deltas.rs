@@ -14,6 +14,8 @@ struct Subject {
     /// Its directory in the workspace.
     directory: &'static str,
     profile: &'static str,
+    /// What both releases have and the workspace has not: a file, a text in it, what stands there instead.
+    both: &'static [(&'static str, &'static str, &'static str)],
     changes: &'static [Change],
 }
 
@@ -40,11 +42,42 @@ const KITCHEN_LINE: Change = Change {
     backwards: false,
 };
 
+/// Makes a large library of the kitchen: of all crates that the workspace knows this one has the most code.
+const S3_CLIENT: &[(&str, &str, &str)] = &[
+    (
+        "tests/fixtures/kitchen/Cargo.toml",
+        "axum.workspace = true",
+        "aws-sdk-s3.workspace = true\naxum.workspace = true",
+    ),
+    (
+        "tests/fixtures/kitchen/src/lib.rs",
+        ".route(\"/greeting\", get(greeting))",
+        ".route(\"/greeting\", get(greeting)).route(\"/s3\", get(s3))",
+    ),
+    (
+        "tests/fixtures/kitchen/src/lib.rs",
+        "async fn greeting(",
+        "async fn s3() -> Answer<String> {\n\
+         let latest = aws_sdk_s3::config::BehaviorVersion::latest();\n\
+         let client = aws_sdk_s3::Client::from_conf(aws_sdk_s3::Config::builder().behavior_version(latest).build());\n\
+         let got = client.get_object().bucket(\"b\").key(\"k\").send().await.map_err(failed)?;\n\
+         let put = client.put_object().bucket(\"b\").key(\"k\").send().await.map_err(failed)?;\n\
+         let head = client.head_object().bucket(\"b\").key(\"k\").send().await.map_err(failed)?;\n\
+         let listed = client.list_objects_v2().bucket(\"b\").send().await.map_err(failed)?;\n\
+         let begun = client.create_multipart_upload().bucket(\"b\").key(\"k\").send().await.map_err(failed)?;\n\
+         let part = client.upload_part().bucket(\"b\").key(\"k\").send().await.map_err(failed)?;\n\
+         let done = client.complete_multipart_upload().bucket(\"b\").key(\"k\").send().await.map_err(failed)?;\n\
+         Ok(format!(\"{got:?} {put:?} {head:?} {listed:?} {begun:?} {part:?} {done:?}\"))\n}\n\n\
+         async fn greeting(",
+    ),
+];
+
 const SUBJECTS: &[Subject] = &[
     Subject {
         name: "live-poll",
         directory: "example-app",
         profile: "release",
+        both: &[],
         changes: &[
             NOTHING,
             Change {
@@ -90,12 +123,21 @@ const SUBJECTS: &[Subject] = &[
         name: "kitchen",
         directory: "tests/fixtures/kitchen",
         profile: "release",
+        both: &[],
         changes: &[NOTHING, KITCHEN_LINE],
     },
     Subject {
         name: "kitchen, dev profile",
         directory: "tests/fixtures/kitchen",
         profile: "dev",
+        both: &[],
+        changes: &[KITCHEN_LINE],
+    },
+    Subject {
+        name: "kitchen with an S3 client, dev profile",
+        directory: "tests/fixtures/kitchen",
+        profile: "dev",
+        both: S3_CLIENT,
         changes: &[KITCHEN_LINE],
     },
 ];
@@ -223,13 +265,9 @@ impl Bench {
         version: &str,
     ) -> anyhow::Result<PathBuf> {
         copy_sources(sources)?;
+        edit(sources, subject.both)?;
         if edited {
-            for (file, from, to) in change.edits {
-                let path = sources.join(file);
-                let text = std::fs::read_to_string(&path)?;
-                ensure!(text.contains(from), "{file} no longer has `{from}`: correct the benchmark");
-                std::fs::write(&path, text.replacen(from, to, 1))?;
-            }
+            edit(sources, change.edits)?;
             if !change.older.is_empty() {
                 let mut command = cargo(change.older);
                 command.current_dir(sources);
@@ -251,6 +289,16 @@ impl Bench {
         run(unpack)?;
         Ok(directory)
     }
+}
+
+fn edit(sources: &Path, edits: &[(&str, &str, &str)]) -> anyhow::Result<()> {
+    for (file, from, to) in edits {
+        let path = sources.join(file);
+        let text = std::fs::read_to_string(&path)?;
+        ensure!(text.contains(from), "{file} no longer has `{from}`: correct the benchmark");
+        std::fs::write(&path, text.replacen(from, to, 1))?;
+    }
+    Ok(())
 }
 
 fn size(path: &Path) -> anyhow::Result<u64> {
