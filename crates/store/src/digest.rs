@@ -1,7 +1,7 @@
 //! Sizes and SHA-256 of what is on disk.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use relmgr_model::manifest::Digest;
@@ -59,5 +59,17 @@ impl Hasher {
     /// The digest of all that came.
     pub fn finish(self) -> Digest {
         Digest { size: self.size, sha256: hex::encode(self.sha256.finalize()) }
+    }
+}
+
+/// Takes what is written.
+impl Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -13,8 +13,13 @@ use tar::{Builder, EntryType, Header};
 
 use super::index::{self, Entry, Index};
 use super::moves::{self, Moves};
-use super::{DeltaError, MAX_PATCHED, io_error, patch};
-use crate::{atomic, digest};
+use super::patch::{self, Patch};
+use super::{DeltaError, MAX_PATCHED, io_error};
+use crate::atomic;
+use crate::digest::{self, CHUNK, Hasher};
+
+/// About what one of a patch's moves takes in the index.
+const MOVE_TEXT: usize = 16;
 
 /// Writes to `out` the delta that makes the release in `target_dir` from the one in `base_dir`. The same releases
 /// give the same bytes. For its memory see the module's page.
@@ -35,10 +40,10 @@ pub fn make(
     let mut lengths = vec![];
     let mut files = vec![];
     for (path, digest) in made.changed() {
-        let (entry, content) = made.entry(path, digest)?;
-        spool.write_all(&content).map_err(io_error(out, "written"))?;
-        lengths.push(content.len() as u64);
-        files.push(entry);
+        let begin = spool.stream_position().map_err(io_error(out, "written"))?;
+        files.push(made.entry(path, digest, &mut spool)?);
+        let end = spool.stream_position().map_err(io_error(out, "written"))?;
+        lengths.push(end - begin);
     }
     let index = Index::new(base, target, made.executable()?, files).to_toml();
     if index.len() as u64 > index::MAX_BYTES {
@@ -64,32 +69,58 @@ impl Made<'_> {
         self.target.files.iter().filter(move |(_, digest)| !held.contains(digest.sha256.as_str()))
     }
 
-    /// One file as a patch, or whole where that is smaller or there is nothing to start from.
-    fn entry(&self, path: &str, expected: &Digest) -> Result<(Entry, Vec<u8>), DeltaError> {
-        let target = self
-            .read(self.target_dir, path, expected)?
-            .ok_or_else(|| DeltaError::Differs { delta: self.out.to_owned(), file: path.to_owned() })?;
-        let patch = match self.counterpart(path, expected) {
-            Some((from, digest)) => {
-                let base = self.read(self.base_dir, from, digest)?.ok_or_else(|| DeltaError::WrongBase {
-                    delta: self.out.to_owned(),
-                    base: self.base.version.clone(),
-                    reason: format!("`{from}` is not the file that its manifest describes"),
-                })?;
-                let (moves, patch) = patched(base, &target).map_err(io_error(self.out, "written"))?;
-                Some((Entry { path: path.to_owned(), base: Some(digest.sha256.clone()), moves }, patch))
-            }
-            None => None,
+    /// Appends one file to `spool`, as a patch, or whole where that is smaller or there is nothing to start from.
+    fn entry(&self, path: &str, expected: &Digest, spool: &mut File) -> Result<Entry, DeltaError> {
+        let whole = Entry { path: path.to_owned(), base: None, moves: vec![] };
+        let Some((from, digest)) = self.counterpart(path, expected) else {
+            self.whole(path, expected, spool)?;
+            return Ok(whole);
         };
-        match patch {
-            // A patch below an eighth of its file needs no comparison: libraries compress to a third.
-            Some(patch) if patch.1.len() < target.len() / 8 => Ok(patch),
-            patch => {
-                let whole = gzip(&target).map_err(io_error(self.out, "written"))?;
-                let entry = Entry { path: path.to_owned(), base: None, moves: vec![] };
-                Ok(patch.filter(|(_, patch)| patch.len() < whole.len()).unwrap_or((entry, whole)))
+        let target = self.read(self.target_dir, path, expected)?.ok_or_else(|| self.differs(path))?;
+        let base = self.read(self.base_dir, from, digest)?.ok_or_else(|| DeltaError::WrongBase {
+            delta: self.out.to_owned(),
+            base: self.base.version.clone(),
+            reason: format!("`{from}` is not the file that its manifest describes"),
+        })?;
+        let written = |error| io_error(self.out, "written")(error);
+        let (moves, patch) = patched(base, &target).map_err(written)?;
+        // A patch below an eighth of its file needs no comparison: libraries compress to a third.
+        if patch.len() >= target.len() / 8 {
+            let begin = spool.stream_position().map_err(written)?;
+            self.whole(path, expected, spool)?;
+            if spool.stream_position().map_err(written)? - begin <= patch.len() as u64 {
+                return Ok(whole);
+            }
+            spool.seek(SeekFrom::Start(begin)).map_err(written)?;
+        }
+        spool.write_all(&patch).map_err(written)?;
+        Ok(Entry { base: Some(digest.sha256.clone()), moves, ..whole })
+    }
+
+    /// Appends a file as gzip. Such a one may be of any size, so it streams.
+    fn whole(&self, name: &str, expected: &Digest, spool: &mut File) -> Result<(), DeltaError> {
+        let path = self.target_dir.join(name);
+        let mut file = File::open(&path).map_err(io_error(&path, "read"))?;
+        let written = |error| io_error(self.out, "written")(error);
+        // flate2's header has no time and no name unless it is given one.
+        let mut encoder = GzEncoder::new(spool, Compression::best());
+        let mut hasher = Hasher::default();
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            match file.read(&mut chunk).map_err(io_error(&path, "read"))? {
+                0 => break,
+                len => {
+                    hasher.update(&chunk[..len]);
+                    encoder.write_all(&chunk[..len]).map_err(written)?;
+                }
             }
         }
+        encoder.finish().map_err(written)?;
+        if hasher.finish() == *expected { Ok(()) } else { Err(self.differs(name)) }
+    }
+
+    fn differs(&self, file: &str) -> DeltaError {
+        DeltaError::Differs { delta: self.out.to_owned(), file: file.to_owned() }
     }
 
     /// The base's file that a patch for `path` starts from: the one of the same name; for a new name, of those that
@@ -127,25 +158,35 @@ impl Made<'_> {
     }
 }
 
-/// The smaller of a plain patch and of one from the base with its addresses corrected.
+/// The smaller of a plain patch and of one from the base with its addresses corrected, tried out.
 fn patched(mut base: Vec<u8>, target: &[u8]) -> io::Result<(Moves, Vec<u8>)> {
     let plain = patch::make(&base, target)?;
     // Of a patch that we have just made there are always runs.
     let runs = patch::runs(&plain).unwrap_or_default();
     let moves = moves::find(&base, target, &runs);
-    if moves.is_empty() {
-        return Ok((moves, plain));
+    if !moves.is_empty() {
+        let mut corrected = base.clone();
+        moves::correct(&mut corrected, &moves);
+        let patch = patch::make(&corrected, target)?;
+        if patch.len() + moves.len() * MOVE_TEXT < plain.len() {
+            base = corrected;
+            return tried(&base, target, &patch).map(|()| (moves, patch));
+        }
     }
-    moves::correct(&mut base, &moves);
-    let corrected = patch::make(&base, target)?;
-    Ok(if corrected.len() < plain.len() { (moves, corrected) } else { (vec![], plain) })
+    tried(&base, target, &plain).map(|()| (vec![], plain))
 }
 
-fn gzip(content: &[u8]) -> io::Result<Vec<u8>> {
-    // flate2's header has no time and no name unless it is given one.
-    let mut encoder = GzEncoder::new(vec![], Compression::best());
-    encoder.write_all(content)?;
-    encoder.finish()
+/// A patch that does not make its target is found here, not on every node.
+fn tried(base: &[u8], target: &[u8], patch: &[u8]) -> io::Result<()> {
+    let mut made = Hasher::default();
+    let checked = Patch::check(patch, target.len() as u64)
+        .map_err(|fault| io::Error::other(format!("the patch that was made: {fault:?}")))?;
+    checked.apply(base, &mut made)?;
+    if made.finish() == digest::of_bytes(target) {
+        Ok(())
+    } else {
+        Err(io::Error::other("the patch that was made does not make its target"))
+    }
 }
 
 /// Puts the index before the entries.
@@ -155,7 +196,7 @@ fn assemble(index: &str, mut spool: File, lengths: &[u64], out: &Path) -> io::Re
     append(&mut archive, index::NAME, index.as_bytes(), index.len() as u64)?;
     spool.rewind()?;
     for (at, length) in lengths.iter().enumerate() {
-        append(&mut archive, &at.to_string(), io::Read::take(&mut spool, *length), *length)?;
+        append(&mut archive, &at.to_string(), (&mut spool).take(*length), *length)?;
     }
     archive.into_inner()?.flush()?;
     temporary.as_file().set_permissions(PermissionsExt::from_mode(0o644))?;
@@ -164,7 +205,7 @@ fn assemble(index: &str, mut spool: File, lengths: &[u64], out: &Path) -> io::Re
     atomic::sync_dir(atomic::parent(out))
 }
 
-fn append(archive: &mut Builder<impl Write>, name: &str, data: impl io::Read, size: u64) -> io::Result<()> {
+fn append(archive: &mut Builder<impl Write>, name: &str, data: impl Read, size: u64) -> io::Result<()> {
     let mut header = Header::new_ustar();
     header.set_entry_type(EntryType::Regular);
     header.set_size(size);
