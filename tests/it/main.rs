@@ -4,6 +4,7 @@
 
 mod client;
 mod contract;
+mod delta;
 mod faulty;
 mod journey;
 mod kitchen;
