@@ -4,7 +4,6 @@
 
 mod client;
 mod contract;
-mod delta;
 mod faulty;
 mod journey;
 mod kitchen;

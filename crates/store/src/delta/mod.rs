@@ -20,7 +20,8 @@
 //! [[files]]                           # entry 1: the whole content, as gzip
 //! path = "priv/new.html"
 //! ```
-//! * A patch is bsdiff's own format, `BSDIFF40`, with bzip2 inside (crate qbsdiff; `bspatch` applies it by hand).
+//! * A patch is bsdiff's own format, `BSDIFF40`, with bzip2 inside (crate qbsdiff); where nothing
+//!   moved, `bspatch` applies it by hand.
 //! * A file whose digest some file of `from` has, under whatever name, is not in the delta: it is copied.
 //! * The same two releases give the same bytes: no times, no owners, a fixed order, and a search that is cut into
 //!   pieces by the file's length, never by the number of processors.
@@ -31,8 +32,9 @@
 //! them were hashed, and even then believes no size, count or path in it.
 //!
 //! # Memory
-//! Making takes about 8 times the larger file of a pair at its peak (bsdiff's suffix array is 4 bytes for each byte
-//! of the base, its construction and the two files are the rest); files are taken one after the other. Applying
+//! Making takes about 9 times the larger file of a pair at its peak (bsdiff's suffix array is 4 bytes for each byte
+//! of the base; its construction, both files and the corrected base are the rest); files are taken one after the
+//! other. Applying
 //! takes the base file, its patch and 12 MB of bzip2's tables; the output streams. Files of more than
 //! [`MAX_PATCHED`] bytes are carried whole.
 

@@ -2,7 +2,7 @@
 //!
 //! One line more in one function moves everything after it, and then every call, every address of a constant and
 //! every relocation that reaches across the place is another number: tens of thousands of small differences without
-//! any news in them, which are nearly all of a plain bsdiff patch between two builds of a Rust library. So the patch
+//! any news in them, which are most of a plain bsdiff patch between two builds of a Rust library. So the patch
 //! says from which address on things moved by how much, both sides first correct the base's addresses by it, and
 //! bsdiff compares the target with that. What is guessed wrong (there is no disassembler here, only the few byte
 //! patterns below) is one more difference in the patch, never a wrong result.
