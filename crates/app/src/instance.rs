@@ -17,15 +17,17 @@ use relmgr_abi::body::FfiBody;
 use relmgr_abi::future::{FfiFuture, panic_message};
 use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Instance as FfiInstance, InstanceFunctionsRef, StartArgs};
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::response::describe;
+use crate::within::{self, Within};
 use crate::{Application, Context, Error, HttpService, children, log, request, response};
 
 /// What the host holds as [`FfiInstance::data`].
 pub(crate) struct Instance<A: Application> {
+    id: u64,
     runtime: Runtime,
     running: Arc<OnceLock<Running<A>>>,
     started: watch::Receiver<Option<Result<(), String>>>,
@@ -94,7 +96,7 @@ impl<A: Application> Instance<A> {
             };
             finished.send_replace(Some(begin.await));
         });
-        Ok(Self { runtime, running, started, children: Mutex::new(None) })
+        Ok(Self { id: within::next_id(), runtime, running, started, children: Mutex::new(None) })
     }
 
     async fn wait_started(mut started: watch::Receiver<Option<Result<(), String>>>) -> Told {
@@ -144,14 +146,14 @@ pin_project! {
         // `None` once it is over.
         #[pin]
         answer: Option<F>,
-        handle: Handle,
+        within: Within,
     }
 
     impl<F> PinnedDrop for Call<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             // A handler that is cancelled may spawn what cleans up after it.
-            let _entered = this.handle.enter();
+            this.within.enter();
             this.answer.set(None);
         }
     }
@@ -167,13 +169,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Response> {
         let this = self.project();
-        let _entered = this.handle.enter();
+        this.within.enter();
         let Some(answer) = this.answer.as_pin_mut() else {
             return Poll::Ready(response::empty(500));
         };
         match answer.poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(answer)) => Poll::Ready(response::write(answer, this.handle, cx)),
+            Poll::Ready(Ok(answer)) => Poll::Ready(response::write(answer, *this.within, cx)),
             Poll::Ready(Err(fault)) => {
                 let error = fault.into();
                 log::send(
@@ -188,20 +190,19 @@ where
 }
 
 fn call<A: Application>(
-    instance: &Instance<A>,
+    instance: &'static Instance<A>,
     head: &RequestHead<'_>,
     body: Option<FfiBody>,
 ) -> FfiFuture<Response> {
     let Some(running) = instance.running.get() else {
         return FfiFuture::new(async { response::empty(503) });
     };
-    let handle = instance.runtime.handle().clone();
+    let within = Within::new(instance.id, instance.runtime.handle());
     match request::read(head, body) {
         Ok(request) => {
-            let entered = handle.enter();
+            within.enter();
             let answer = Some(running.router.clone().respond(request));
-            drop(entered);
-            FfiFuture::new(Call { answer, handle })
+            FfiFuture::new(Call { answer, within })
         }
         Err(error) => {
             log::send(3, "relmgr_app", &format!("a request that is none: {error}"));
@@ -212,7 +213,8 @@ fn call<A: Application>(
 
 // ----------------------------------------------------------------------------------------------------------
 // What the host calls. No panic leaves: each either cannot panic or catches it. `data` is always the box that
-// `start` gave out; the host holds the generation during every call.
+// `start` gave out; the host holds the generation during every call, and until every future and body that came of
+// one has been dropped. Only then it calls `destroy`.
 
 /// # Safety
 /// `data` came from [`start`] and was not given to [`destroy`].

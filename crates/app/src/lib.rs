@@ -46,6 +46,7 @@ mod instance;
 mod log;
 mod request;
 mod response;
+mod within;
 
 use std::future::Future;
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::{ArcSwapOption, Guard};
 use chrono::{DateTime, Utc};
 use relmgr_abi::abi_stable::std_types::{ROption, RResult};
 use relmgr_abi::body::FfiBody;
@@ -33,6 +34,7 @@ const PURGES: usize = 16;
 pub struct Generation {
     instance: Instance,
     library: Arc<Library>,
+    mappings: [Arc<Mapping>; PLACES],
     /// What is said of it to people.
     pub facts: Arc<Facts>,
     purged: AtomicBool,
@@ -84,6 +86,13 @@ thread_local! {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         NEXT.fetch_add(1, Ordering::Relaxed) % PLACES
     };
+}
+
+/// A share of a library's mapping, for values that need it longer than the request that they came with. Each
+/// thread takes its own, so that their counts do not go back and forth between processors either.
+#[repr(align(128))]
+pub struct Mapping {
+    _library: Arc<Library>,
 }
 
 impl Counter {
@@ -222,9 +231,12 @@ impl Generation {
             threads: Box::new(move || record.threads.load(Ordering::Acquire) as u64),
         };
         let purges = std::array::from_fn(|_| Arc::new(Notify::new()));
+        let library = Arc::new(library);
+        let mappings = std::array::from_fn(|_| Arc::new(Mapping { _library: library.clone() }));
         Ok(Self {
             instance,
-            library: Arc::new(library),
+            library,
+            mappings,
             facts: Arc::new(facts),
             purged: AtomicBool::new(false),
             purges,
@@ -303,39 +315,58 @@ impl Generation {
     }
 
     /// The mapping that values of the library need.
-    pub fn library(&self) -> &Arc<Library> {
-        &self.library
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mappings[PLACE.with(|place| *place)]
     }
 
     /// Ends the application's threads and frees the instance; what is left is to be unmapped. To be called from
     /// a thread that may block and that ends soon.
     pub fn destroy(self, patience: Duration) -> Arc<Library> {
-        app::destroy(self.instance, patience);
-        self.library
+        let Self { instance, library, mappings, .. } = self;
+        app::destroy(instance, patience);
+        drop(mappings);
+        library
     }
 }
+
+/// The generation that serves; `None`: none does.
+///
+/// What a request takes out is a debt in its thread's own list, not a count that every processor writes to. Who
+/// replaces the generation turns the debts of the old one into counts first (arc-swap's promise), so that an `Arc`
+/// of a generation that serves no longer is alone when nobody holds one.
+pub type Current = ArcSwapOption<Generation>;
 
 /// Holds a generation for one request, and counts it.
 pub struct RequestGuard {
-    generation: Arc<Generation>,
+    // Never `None`: those who make it look.
+    generation: Guard<Option<Arc<Generation>>>,
 }
 
 impl RequestGuard {
-    /// Counts a request in.
-    pub fn new(generation: Arc<Generation>) -> Self {
+    /// Counts in a request to a generation that may not be current.
+    pub fn of(generation: Arc<Generation>) -> Self {
         generation.facts.begun.add();
-        Self { generation }
+        Self { generation: Guard::from_inner(Some(generation)) }
+    }
+
+    /// Counts a request in; `None`: no generation serves.
+    pub fn new(generation: Guard<Option<Arc<Generation>>>) -> Option<Self> {
+        generation.as_ref()?.facts.begun.add();
+        Some(Self { generation })
     }
 
     /// What answers the request.
-    pub fn generation(&self) -> &Arc<Generation> {
-        &self.generation
+    pub fn generation(&self) -> &Generation {
+        match &*self.generation {
+            Some(generation) => generation,
+            None => unreachable!("a guard is made of a generation"),
+        }
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.generation.facts.ended.add();
+        self.generation().facts.ended.add();
     }
 }
 
@@ -357,7 +388,7 @@ impl<T> Held<T> {
             FfiPoll::Pending => Poll::Pending,
             FfiPoll::Ready(value) => Poll::Ready(Ok(value)),
             FfiPoll::Panicked(words) => {
-                self.guard.generation.facts.panics.fetch_add(1, Ordering::Relaxed);
+                self.guard.generation().facts.panics.fetch_add(1, Ordering::Relaxed);
                 Poll::Ready(Err(words.as_str().to_owned()))
             }
         }
@@ -379,13 +410,13 @@ impl<T> Held<T> {
 /// A waker that came from the library, with the mapping that it needs; the waker goes first.
 pub struct HeldWaker {
     waker: std::task::Waker,
-    _library: Arc<Library>,
+    _mapping: Arc<Mapping>,
 }
 
 impl HeldWaker {
-    /// A waker of the host's that wakes the library's `waker` and holds `library`.
-    pub fn wrap(waker: &std::task::Waker, library: &Arc<Library>) -> std::task::Waker {
-        Arc::new(Self { waker: waker.clone(), _library: library.clone() }).into()
+    /// A waker of the host's that wakes the library's `waker` and holds `mapping`.
+    pub fn wrap(waker: &std::task::Waker, mapping: &Arc<Mapping>) -> std::task::Waker {
+        Arc::new(Self { waker: waker.clone(), _mapping: mapping.clone() }).into()
     }
 }
 

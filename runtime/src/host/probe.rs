@@ -46,7 +46,7 @@ fn begin(generation: &Arc<Generation>, path: &str) -> Held<Response> {
         connection: ConnectionFacts { peer: here.into(), local: here.into(), tls: false },
         request_id: 0,
     };
-    let guard = RequestGuard::new(generation.clone());
+    let guard = RequestGuard::of(generation.clone());
     let future = guard.generation().call(head, ROption::RNone);
     Held::new(future, guard)
 }

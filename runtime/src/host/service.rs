@@ -51,11 +51,12 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         let turn = Turn::begin(&self.connection);
-        let Some(generation) = self.front.current.load_full() else {
+        let current = self.front.current.load();
+        let Some(generation) = current.as_deref() else {
             return Answer::ready(no_release(turn));
         };
         if request.uri().path() == self.front.version_path {
-            return Answer::ready(version(&generation, &request, turn));
+            return Answer::ready(version(generation, &request, turn));
         }
         let limit = self.front.limits.body_bytes;
         if request.body().size_hint().lower() > limit {
@@ -63,12 +64,15 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             return Answer::ready(plain(StatusCode::PAYLOAD_TOO_LARGE, text, turn));
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        dispatch(generation, request, &self.facts, id, limit, turn)
+        match RequestGuard::new(current) {
+            Some(guard) => dispatch(guard, request, &self.facts, id, limit, turn),
+            None => Answer::ready(no_release(turn)),
+        }
     }
 }
 
 fn dispatch(
-    generation: Arc<Generation>,
+    guard: RequestGuard,
     request: Request<Incoming>,
     facts: &ConnectionFacts,
     id: u64,
@@ -98,10 +102,10 @@ fn dispatch(
         connection: *facts,
         request_id: id,
     };
+    let generation = guard.generation();
     let body = (!body.is_end_stream())
-        .then(|| FfiBody::new(RequestSource::new(body, limit, generation.library().clone())));
-    let guard = RequestGuard::new(generation);
-    let future = guard.generation().call(ffi_head, body.into());
+        .then(|| FfiBody::new(RequestSource::new(body, limit, generation.mapping().clone())));
+    let future = generation.call(ffi_head, body.into());
     Answer::Waiting { held: Some(Held::new(future, guard)), purge: None, id, turn: Some(turn) }
 }
 
@@ -167,7 +171,7 @@ fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Re
     let body = match (response.body.into_option(), response.whole.into_option()) {
         (Some(body), _) => ResponseBody::Stream { body, purge: None, id, guard, turn },
         (None, Some(held)) => {
-            let bytes = Some(HeldBytes::wrap(held, guard.generation().library()));
+            let bytes = Some(HeldBytes::wrap(held, guard.generation().mapping()));
             ResponseBody::Whole { bytes, guard: Some(guard), turn }
         }
         (None, None) => ResponseBody::Whole { bytes: Some(whole), guard: Some(guard), turn },
