@@ -49,6 +49,22 @@ fn decode<A: Application>(args: &StartArgs) -> Result<(Context, A::Settings), St
     Ok((Context::new(args.version.to_string(), PathBuf::from(args.directory.as_str())), settings))
 }
 
+/// What axum's own server does with a router before it serves: without it, axum makes a route's service anew for
+/// each request.
+#[cfg(feature = "axum")]
+fn ready<R: 'static>(mut router: R) -> R {
+    let any: &mut dyn std::any::Any = &mut router;
+    if let Some(router) = any.downcast_mut::<axum::Router>() {
+        *router = std::mem::take(router).with_state(());
+    }
+    router
+}
+
+#[cfg(not(feature = "axum"))]
+fn ready<R>(router: R) -> R {
+    router
+}
+
 fn new_runtime(version: &str) -> Result<Runtime, String> {
     tokio::runtime::Builder::new_multi_thread()
         .thread_name(format!("app {version}"))
@@ -86,7 +102,7 @@ impl<A: Application> Instance<A> {
                 let (context, settings) = decoded?;
                 let start = tokio::spawn(async {
                     let app = A::start(context, settings).await?;
-                    let router = app.router();
+                    let router = ready(app.router());
                     Ok(Running { app, router })
                 });
                 let running = outcome(start, "start").await?;

@@ -25,7 +25,7 @@ const FIELD_BYTES: usize = 64;
 
 /// A response without a body.
 pub(crate) fn empty(status: u16) -> Response {
-    let none = FfiBytes::from(Bytes::new());
+    let none = FfiBytes::from(Vec::new());
     Response { status, fields: 0, fields_len: 0, bytes: none, whole: None.into(), body: None.into() }
 }
 
@@ -55,7 +55,7 @@ where
         status: head.status.as_u16(),
         fields: head.headers.len() as u32,
         fields_len,
-        bytes: Bytes::from(bytes).into(),
+        bytes: bytes.into(),
         whole: whole.into(),
         body: streaming.into(),
     }

@@ -6,6 +6,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`version`] | the timestamp version of a release |
+//! | [`channel`] | a channel's signed document, and whether a node follows it |
 //! | [`manifest`] | what a release says of itself |
 //! | [`status`] | a release's status on a node, and the one table of its transitions |
 //! | [`plan`] | which steps an operation takes, decided from a snapshot of facts |
@@ -15,6 +16,7 @@
 //! | [`settings`] | `relmgr.toml` |
 //! | [`home`] | where things lie in a node's home directory |
 
+pub mod channel;
 pub mod control;
 pub mod home;
 pub mod host;

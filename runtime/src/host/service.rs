@@ -1,10 +1,10 @@
 //! From a request to the generation that answers it: one atomic load, one call.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -34,13 +34,13 @@ pub struct Service {
     connection: Arc<Connection>,
     facts: ConnectionFacts,
     /// The number of the next request: the connection's in the upper bits.
-    next_id: AtomicU64,
+    next_id: Cell<u64>,
 }
 
 impl Service {
     /// `number` is the connection's, from 1.
     pub fn new(front: Arc<Front>, connection: Arc<Connection>, facts: ConnectionFacts, number: u64) -> Self {
-        Self { front, connection, facts, next_id: AtomicU64::new(number << 24) }
+        Self { front, connection, facts, next_id: Cell::new(number << 24) }
     }
 }
 
@@ -63,7 +63,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
             let text = format!("the body is larger than {limit} bytes\n");
             return Answer::ready(plain(StatusCode::PAYLOAD_TOO_LARGE, text, turn));
         }
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
         match RequestGuard::new(current) {
             Some(guard) => dispatch(guard, request, &self.facts, id, limit, turn),
             None => Answer::ready(no_release(turn)),
