@@ -104,6 +104,21 @@ pub(crate) enum Error {
     #[error("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds")]
     SourceDate { text: String },
 
+    #[error("the key {place} cannot be used: {reason}")]
+    Key { place: String, reason: String },
+    #[error("no key was given")]
+    NoKey,
+    #[error("the new key needs a password, and there is no terminal to ask for it")]
+    NoPassword,
+    #[error("the two passwords differ, or are empty")]
+    PasswordsDiffer,
+    #[error("--expires is longer than a calendar is")]
+    Lifetime,
+    #[error("{faults} things in {url} are not as they should be")]
+    NotVerified { faults: usize, url: String },
+    #[error("there is no channel {name} in {url}")]
+    NoChannel { name: String, url: String },
+
     #[error("no repository was named")]
     NoRepository,
     #[error(transparent)]
@@ -170,7 +185,12 @@ impl Error {
                     .into()
             }
             Self::VersionTaken { .. } => "build without --version, or choose another one".into(),
-            Self::NoRepository => "give --repository file:///directory, or set RELMGR_REPOSITORY".into(),
+            Self::NoKey => "give --key or --channel-key, or set RELMGR_KEY or RELMGR_CHANNEL_KEY".into(),
+            Self::NoPassword => {
+                "set RELMGR_KEY_PASSWORD, or leave the protection to where the file is kept with --no-password".into()
+            }
+            Self::NoChannel { .. } => "`cargo relmgr channel show` lists them".into(),
+            Self::NoRepository => "give --repository file:///directory or s3://bucket/prefix, or set RELMGR_REPOSITORY".into(),
             Self::NoCheckout { .. } => "--relmgr takes the directory of relmgr's own Cargo.toml".into(),
             Self::Exists { .. } => "choose another name, or another --path".into(),
             _ => return None,

@@ -150,9 +150,28 @@ pub struct Seen {
     pub key: String,
     /// When it stops starting upgrades.
     pub expires: DateTime<Utc>,
+    /// No node of the channel goes to an older release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_version: Option<Version>,
     /// What it said of releases that no node may go to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub yanked: BTreeMap<Version, String>,
+}
+
+impl Seen {
+    /// Whether the channel lets a node upgrade to `version`, be it named by the channel or by an operator.
+    ///
+    /// # Errors
+    /// [`Unfit::BelowMinimum`], [`Unfit::Yanked`].
+    pub fn allows(&self, version: &Version) -> Result<(), Unfit> {
+        if let Some(min) = self.min_version.as_ref().filter(|min| version < *min) {
+            return Err(Unfit::BelowMinimum { version: version.clone(), min: min.clone() });
+        }
+        match self.yanked.get(version) {
+            Some(reason) => Err(Unfit::Yanked { version: version.clone(), reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a document is judged by, on one node.
@@ -196,9 +215,9 @@ pub enum Unfit {
         "it expired at {expires}: no upgrade starts from it; renew it with `cargo relmgr channel renew` (what serves goes on, and downgrades work)"
     )]
     Expired { expires: DateTime<Utc> },
-    #[error("it names {version}, which is below its own min_version {min}: promote a newer release")]
+    #[error("{version} is below the channel's min_version {min}: promote a newer release")]
     BelowMinimum { version: Version, min: Version },
-    #[error("it names {version}, which was withdrawn ({reason}): promote another release")]
+    #[error("{version} was withdrawn ({reason}): promote another release")]
     Yanked { version: Version, reason: String },
 }
 
@@ -234,19 +253,16 @@ pub fn judge(
     if document.expires <= reader.now {
         return Err(Unfit::Expired { expires: document.expires });
     }
-    if let Some(min) = document.min_version.as_ref().filter(|min| document.version < **min) {
-        return Err(Unfit::BelowMinimum { version: document.version.clone(), min: min.clone() });
-    }
-    if let Some(reason) = document.yanked.get(&document.version) {
-        return Err(Unfit::Yanked { version: document.version.clone(), reason: reason.clone() });
-    }
-    Ok(Seen {
+    let seen = Seen {
         serial: document.serial,
         sha256: sha256.into(),
         key: key.into(),
         expires: document.expires,
+        min_version: document.min_version.clone(),
         yanked: document.yanked.clone(),
-    })
+    };
+    seen.allows(&document.version)?;
+    Ok(seen)
 }
 
 fn not_ahead(document: &ChannelDocument, now: DateTime<Utc>) -> Result<(), Unfit> {
@@ -351,7 +367,9 @@ mod tests {
             ("version 9999.1231.0 is more than a day ahead", |d| d.version = "9999.1231.0".parse().unwrap()),
             ("version 9999.9999.999999 is more", |d| d.version = "9999.9999.999999".parse().unwrap()),
             ("it expired at 2026-11-20 12:00:00 UTC", |d| d.expires = now()),
-            ("below its own min_version", |d| d.min_version = Some("2026.1120.100001".parse().unwrap())),
+            ("below the channel's min_version", |d| {
+                d.min_version = Some("2026.1120.100001".parse().unwrap())
+            }),
             ("was withdrawn (loses votes)", |d| {
                 d.yanked.insert(d.version.clone(), "loses votes".into());
             }),

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::channel::Seen;
 use crate::control::{Kind, Outcome, StepTime};
 use crate::status::Status;
 
@@ -28,6 +29,9 @@ pub struct NodeRecord {
     pub releases: BTreeMap<Version, ReleaseRecord>,
     /// The operation that was under way when this was written.
     pub operation: Option<OperationRecord>,
+    /// What it has seen of signed channels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channels: BTreeMap<String, Seen>,
 }
 
 /// An installed release.
@@ -106,6 +110,7 @@ impl NodeRecord {
             prev: None,
             releases: BTreeMap::new(),
             operation: None,
+            channels: BTreeMap::new(),
         }
     }
 

@@ -54,9 +54,42 @@ pub struct Repository {
     /// The channel to follow; empty: the file `VERSION`.
     #[serde(default)]
     pub channel: String,
-    /// Whether releases without a signature are accepted.
+    /// Another S3 server than Amazon's, such as `http://127.0.0.1:3900`.
+    #[serde(default)]
+    pub endpoint_url: Option<String>,
+    /// The bucket's region; absent: from the AWS variables and files.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Whether the bucket stands in the path; absent: with `endpoint_url`.
+    #[serde(default)]
+    pub path_style: Option<bool>,
+    /// A fetch as a whole may take so long.
+    #[serde(default = "Repository::default_timeout", with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Public keys whose releases are accepted.
+    #[serde(default)]
+    pub trusted_keys: Vec<String>,
+    /// Public keys whose channel documents are accepted; empty: those of `trusted_keys`.
+    #[serde(default)]
+    pub channel_keys: Vec<String>,
+    /// Whether releases without a signature are accepted, where no key is trusted.
     #[serde(default)]
     pub allow_unsigned: bool,
+}
+
+impl Repository {
+    /// A package of 100 MB at 1 Mbit/s.
+    fn default_timeout() -> Duration {
+        Duration::from_secs(15 * 60)
+    }
+
+    /// The channel's name as its document has it.
+    pub fn channel_name<'a>(&'a self, asked: Option<&'a str>) -> &'a str {
+        match asked.unwrap_or(&self.channel) {
+            "" => crate::channel::DEFAULT,
+            name => name,
+        }
+    }
 }
 
 /// `[upgrade]`
@@ -211,6 +244,19 @@ impl Settings {
         }
         if !self.repository.url.starts_with("file:///") && !self.repository.url.starts_with("s3://") {
             return fault("repository.url", "is neither file:///directory nor s3://bucket/prefix");
+        }
+        let repository = &self.repository;
+        if repository.endpoint_url.as_deref().is_some_and(|url| url.contains('@')) {
+            return fault(
+                "repository.endpoint_url",
+                "has a user or password in it: credentials come from the AWS variables, a profile or a role",
+            );
+        }
+        if !repository.channel_keys.is_empty() && repository.trusted_keys.is_empty() {
+            return fault(
+                "repository.channel_keys",
+                "are given without repository.trusted_keys: name those too",
+            );
         }
         if !self.http.version_path.starts_with('/') {
             return fault("http.version_path", "does not start with a slash");

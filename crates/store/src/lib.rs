@@ -6,6 +6,8 @@
 //! | [`digest`] | sizes and SHA-256 |
 //! | [`package`] | `<version>.tar.gz`: pack, and unpack what nobody has vouched for yet |
 //! | [`repository`] | where releases are published and fetched from |
+//! | [`signature`] | who vouches for manifests and channels |
+//! | [`storage`] | what repositories lie on: a directory or a bucket |
 //! | [`tree`] | a node's `releases/` directory |
 //! | [`journal`] | a node's `state.json` and `history.jsonl` |
 
@@ -14,4 +16,6 @@ pub mod digest;
 pub mod journal;
 pub mod package;
 pub mod repository;
+pub mod signature;
+pub mod storage;
 pub mod tree;

@@ -6,3 +6,4 @@
 pub mod kit;
 pub mod load;
 pub mod process;
+pub mod s3;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use relmgr_model::Version;
 use relmgr_model::manifest::{Digest, Manifest};
-use relmgr_store::repository::Repository;
+use relmgr_store::repository::{Fetch, Pointer, Repository};
 use relmgr_store::{atomic, digest, package};
 use serde_json::json;
 
@@ -48,9 +48,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 }
 
 async fn fetch(repository: &Repository, channel: &str, out: &Path) -> Result<(Version, PathBuf), Error> {
-    let version = repository.channel(channel).await?;
+    let (version, pinned) = match repository.channel(channel).await? {
+        Pointer::Plain(version) => (version, None),
+        Pointer::Signed { document, .. } => (document.version, Some(document.manifest_sha256)),
+    };
     let no_manifest = || Error::NoManifest { version: version.clone(), url: repository.url().into() };
-    let manifest = repository.manifest(&version).await?.ok_or_else(no_manifest)?;
+    let manifest = repository.manifest(&version, pinned.as_deref()).await?.ok_or_else(no_manifest)?.manifest;
     let digest = manifest.package.as_ref().ok_or_else(no_manifest)?;
     let directory = out.join(version.to_string());
     if is_there(&directory, &manifest) {
@@ -65,7 +68,11 @@ async fn fetch(repository: &Repository, channel: &str, out: &Path) -> Result<(Ve
     }
     let temporary = tempfile::Builder::new().prefix(atomic::TEMPORARY).tempdir_in(out).map_err(failed)?;
     let fetched = temporary.path().join("package.tar.gz");
-    repository.fetch_package(&version, Some(digest), digest.size, &fetched, |_, _| {}).await?;
+    let bar = ui::Bar::new("Fetching", digest.size);
+    let fetch = Fetch { version: &version, expected: Some(digest), into: &fetched, progress: bar.progress() };
+    let result = repository.fetch_package(fetch).await;
+    bar.finish();
+    result?;
     package::unpack(&fetched, temporary.path(), &directory, &manifest).map_err(|source| Error::Fetched {
         version: version.clone(),
         directory: directory.clone(),

@@ -14,6 +14,7 @@ use crate::build::project::{self, Project, Selection};
 use crate::build::toolchain::Toolchain;
 use crate::build::{allocator, assets, git};
 use crate::error::Error;
+use crate::key::KeyArgs;
 use crate::ui;
 
 /// Build a release of the package in this directory into `target/relmgr/`
@@ -49,6 +50,9 @@ pub(super) struct Args {
     /// The release's version, a SemVer (default: the UTC time, such as 2026.1120.192733)
     #[arg(long, value_name = "V")]
     version: Option<Version>,
+    /// The secret key that signs the release (or RELMGR_KEY, RELMGR_KEY_PASSWORD); `publish --key` does it as well
+    #[arg(long, value_name = "FILE", env = "RELMGR_KEY_FILE")]
+    key: Option<PathBuf>,
     /// Remove what was built before from the output directory
     #[arg(long)]
     clean: bool,
@@ -61,6 +65,8 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
+    // A password is asked for before the long part.
+    let keys = KeyArgs { key: args.key.clone(), channel_key: None }.read()?;
     // 1. The package. Its own directory decides on the toolchain, wherever the developer stands.
     let start = Toolchain::new(project::directory_of(args.manifest_path.as_deref())?);
     let triple = args.cargo.triple(&CargoConfig::read(start.directory())?, &start.rustc()?)?;
@@ -107,7 +113,10 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         library_bytes: &library_bytes,
         files: &files,
     };
-    let built = output::write(&out, &parts, args.version.clone())?;
+    let mut built = output::write(&out, &parts, args.version.clone())?;
+    if let Some(signer) = keys.release() {
+        output::sign(&mut built, signer)?;
+    }
     if args.clean {
         for version in output::clean(&out, &built.manifest.version)? {
             ui::status("Removed", format!("{version} from {}", args.out.display()));
@@ -188,6 +197,7 @@ fn show(args: &Args, built: &BuiltRelease, cleared: bool, warnings: &[String]) -
         "version": manifest.version,
         "package": built.package,
         "manifest": built.manifest_path,
+        "signature": built.signature,
         "size": manifest.package.as_ref().map(|digest| digest.size),
         "sha256": manifest.package.as_ref().map(|digest| &digest.sha256),
         "target": manifest.target,

@@ -30,7 +30,9 @@ use relmgr_model::home::Home;
 use relmgr_model::record::{HistoryEntry, OperationRecord};
 use relmgr_model::settings::{Settings, SettingsError};
 use relmgr_store::journal::{self, JournalError};
-use relmgr_store::repository::{Repository, RepositoryError};
+use relmgr_store::repository::{Options, Repository, RepositoryError};
+use relmgr_store::signature::Trust;
+use relmgr_store::storage::S3Options;
 use relmgr_store::tree::{ReleaseTree, TreeError};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -96,6 +98,21 @@ pub enum RunError {
     GaveUp(String),
 }
 
+fn open_repository(settings: &Settings) -> Result<Repository, RepositoryError> {
+    let settings = &settings.repository;
+    let options = Options {
+        s3: S3Options {
+            endpoint_url: settings.endpoint_url.clone(),
+            region: settings.region.clone(),
+            path_style: settings.path_style,
+            credentials: None,
+        },
+        trust: Trust::new(&settings.trusted_keys, &settings.channel_keys)?,
+        timeout: settings.timeout,
+    };
+    Repository::open(&settings.url, options)
+}
+
 /// Runs the node at `home` until it is told to stop.
 ///
 /// # Errors
@@ -116,7 +133,7 @@ pub async fn run(home: Home) -> Result<(), RunError> {
         tracing::info!(address = %listener.address, "listening");
         listeners.push(listener);
     }
-    let repository = Repository::open(&settings.repository.url).map_err(RunError::Repository)?;
+    let repository = open_repository(&settings).map_err(RunError::Repository)?;
     let node = Node::new(home, settings, repository, record, listeners);
     let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
     let control = control::bind(&node.home.control_socket());

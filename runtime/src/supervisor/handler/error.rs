@@ -2,6 +2,7 @@
 
 use relmgr_conf::Faults;
 use relmgr_model::Version;
+use relmgr_model::channel::Unfit;
 use relmgr_model::plan::{Misfit, Refusal};
 use relmgr_store::journal::JournalError;
 use relmgr_store::package::PackageError;
@@ -38,9 +39,17 @@ pub enum OperationError {
         /// What does not fit.
         misfit: Misfit,
     },
+    /// The channel's document is not to be followed.
+    #[error("the channel {channel} is not followed: {unfit}")]
+    Channel {
+        /// The channel.
+        channel: String,
+        /// Why.
+        unfit: Unfit,
+    },
     /// Nobody vouches for the release.
     #[error(
-        "{version} is not signed: releases from this repository are accepted unsigned only with `repository.allow_unsigned = true` in relmgr.toml"
+        "nobody vouches for {version}: name the publisher's key in `repository.trusted_keys` in relmgr.toml, or accept unsigned releases with `repository.allow_unsigned = true`"
     )]
     Unsigned {
         /// The release.

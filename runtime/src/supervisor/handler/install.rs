@@ -1,5 +1,7 @@
 //! Steps 2 to 6: everything before the release touches the host.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -10,14 +12,12 @@ use relmgr_model::plan::{Step, admit};
 use relmgr_model::record::ReleaseRecord;
 use relmgr_model::status::Status;
 use relmgr_store::package;
+use relmgr_store::repository::{Fetch, forget};
 
 use super::super::node::Node;
 use super::super::preflight::try_release;
 use super::OperationError;
 use super::walk::Walk;
-
-/// The largest package that is fetched where no manifest beside it says a size.
-const PACKAGE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 /// A trial that takes longer hangs: opening a library takes milliseconds, an application's check asks for nothing
 /// that takes longer than its start.
@@ -28,32 +28,42 @@ const TELL_EVERY: u64 = 1024 * 1024;
 
 impl Walk<'_> {
     pub(super) async fn fetch(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
-        let manifest = self.node.repository.manifest(to).await?;
-        if !self.node.settings.repository.allow_unsigned {
+        let repository = &self.node.repository;
+        if repository.trust().is_empty() && !self.node.settings.repository.allow_unsigned {
             return Err(OperationError::Unsigned { version: to.clone() });
         }
+        self.may_go_to(to).await?;
+        let pinned =
+            self.pinned.as_ref().filter(|(version, _)| version == to).map(|(_, sha256)| sha256.as_str());
+        let manifest = repository.manifest(to, pinned).await?.map(|verified| verified.manifest);
         if let Some(manifest) = &manifest {
             // Before a byte of the package is fetched; again in `verify` with what the package says.
             self.admit(manifest, to)?;
         }
-        let staging = self.node.home.staging();
-        let file = tempfile::Builder::new().prefix("fetch-").tempfile_in(&staging);
-        let path = file.map_err(|source| OperationError::Io { path: staging, what: "written", source })?;
-        let path = path.into_temp_path();
-        let expected = manifest.as_ref().and_then(|manifest| manifest.package.clone());
-        let tell = self.listener();
-        let mut told = 0;
-        let progress = move |bytes, total| {
-            if bytes >= told + TELL_EVERY {
-                told = bytes;
-                let _ = tell.send(Progress::StepProgress { step: Step::Fetch, bytes, total });
-            }
+        // Under the version's name, so that a try after an interruption goes on with it.
+        let path = self.node.home.fetch().join(format!("{to}.tar.gz"));
+        let fetch = Fetch {
+            version: to,
+            expected: manifest.as_ref().and_then(|manifest| manifest.package.as_ref()),
+            into: &path,
+            progress: self.progress(),
         };
-        let fetched =
-            self.node.repository.fetch_package(to, expected.as_ref(), PACKAGE_BYTES, &path, progress).await?;
+        let fetched = repository.fetch_package(fetch).await?;
         self.package = Some(path);
         self.manifest = manifest;
         Ok(Some(format!("{} bytes", fetched.size)))
+    }
+
+    /// Tells of a transfer now and then.
+    fn progress(&self) -> relmgr_store::storage::Progress {
+        let (tell, told) = (self.listener(), AtomicU64::new(0));
+        Arc::new(move |bytes, total| {
+            let last = told.load(Ordering::Relaxed);
+            if bytes >= last + TELL_EVERY || Some(bytes) == total {
+                told.store(bytes, Ordering::Relaxed);
+                let _ = tell.send(Progress::StepProgress { step: Step::Fetch, bytes, total });
+            }
+        })
     }
 
     pub(super) async fn verify(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
@@ -61,7 +71,7 @@ impl Walk<'_> {
             (Some(manifest), _) => manifest,
             // Published without a manifest beside it: the one inside serves.
             (None, Some(package)) => {
-                let path = package.to_path_buf();
+                let path = package.clone();
                 blocking(move || Ok(package::read_manifest(&path)?)).await?
             }
             // Installed before: what lies on disk must still be what was installed.
@@ -85,11 +95,13 @@ impl Walk<'_> {
             return Ok(None);
         };
         let (tree, version) = (self.node.tree.clone(), to.clone());
-        blocking(move || {
-            tree.install(&version, &package, &manifest)?;
-            Ok(())
-        })
-        .await?;
+        let installed = blocking(move || {
+            let installed = tree.install(&version, &package, &manifest);
+            // Installed or refused, it is of no use any more.
+            forget(&package);
+            Ok(installed?)
+        });
+        installed.await?;
         let now = Utc::now();
         let release = ReleaseRecord { status: Status::Unpacked, installed_at: now, since: now };
         let recorded = self.node.change_record(|record| {

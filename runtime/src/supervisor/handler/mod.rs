@@ -5,6 +5,7 @@
 
 mod configure;
 mod error;
+mod follow;
 mod install;
 mod switch;
 mod walk;
@@ -135,8 +136,7 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
     let resolving = walk.begin(Step::Resolve);
     let mut facts = walk.node.facts();
     if request.version.is_none() && matches!(request.kind, Kind::Upgrade | Kind::Check | Kind::Fetch) {
-        let channel = request.channel.as_deref().unwrap_or(&walk.node.settings.repository.channel);
-        facts.channel = Some(walk.node.repository.channel(channel).await?);
+        facts.channel = Some(walk.follow().await?);
     }
     let plan = plan(request, &facts)?;
     if let Plan::Walk { to, .. } | Plan::AlreadyDone { version: to } = &plan {

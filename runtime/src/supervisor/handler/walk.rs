@@ -1,5 +1,6 @@
 //! An operation being carried out: what it has learnt so far, and the order of its steps.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,8 +35,10 @@ pub(super) struct Walk<'a> {
     pub(super) rolled_back: bool,
     /// The release's manifest, from `verify` on.
     pub(super) manifest: Option<Manifest>,
+    /// The release that the channel names, and the SHA-256 of its manifest.
+    pub(super) pinned: Option<(Version, String)>,
     /// The fetched package, from `fetch` on.
-    pub(super) package: Option<tempfile::TempPath>,
+    pub(super) package: Option<PathBuf>,
     /// The release's configuration, from `configure` on.
     pub(super) effective: Option<Effective>,
     /// The host that the release is loaded in, from `start` on.
@@ -65,6 +68,7 @@ impl<'a> Walk<'a> {
             removed: vec![],
             rolled_back: false,
             manifest: None,
+            pinned: None,
             package: None,
             effective: None,
             host: None,
@@ -183,6 +187,10 @@ impl<'a> Walk<'a> {
     /// Brings everything back to what it was before the operation.
     async fn undo(&mut self, to: &Version, error: &OperationError) {
         self.give_up_candidate().await;
+        if let Some(package) = self.package.take() {
+            // It came whole and is of no use: another try is to fetch it anew.
+            relmgr_store::repository::forget(&package);
+        }
         let failed = Event::Failed { reason: error.describe(), at: Utc::now() };
         let (blamed, kind) = (error.blames_release(), self.request.kind);
         if let Some(host) = self.host.take().filter(|host| host.ended().is_some()) {
