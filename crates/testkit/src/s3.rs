@@ -33,6 +33,8 @@ pub struct Answer {
     pub status: u16,
     /// S3's error code.
     pub code: &'static str,
+    /// What the answer's `Content-Length` claims, to a question for nothing else.
+    pub size: Option<u64>,
 }
 
 /// A server and its directory.
@@ -42,7 +44,8 @@ pub struct S3Server {
     answers: Arc<Mutex<Vec<Answer>>>,
     log: Arc<Mutex<Vec<String>>>,
     ignore_conditions: Arc<AtomicBool>,
-    _runtime: tokio::runtime::Runtime,
+    // Dropped with the server, which ends its thread.
+    _stop: tokio::sync::oneshot::Sender<()>,
 }
 
 impl S3Server {
@@ -58,10 +61,13 @@ impl S3Server {
         builder.set_access(Access { ignore_conditions: ignore_conditions.clone() });
         let service = builder.build();
         let (answers, log) = (Arc::new(Mutex::new(Vec::<Answer>::new())), Arc::new(Mutex::new(Vec::new())));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let (scripted, written) = (answers.clone(), log.clone());
-        runtime.spawn(async move {
+        let serve = async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             loop {
                 let Ok((socket, _)) = listener.accept().await else { return };
                 let (service, scripted, written) = (service.clone(), scripted.clone(), written.clone());
@@ -88,8 +94,17 @@ impl S3Server {
                     let _ = http.serve_connection(TokioIo::new(socket), answer).await;
                 });
             }
+        };
+        // Of its own, since tests have a runtime that may not start another one.
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = serve => {}
+                    _ = stopped => {}
+                }
+            });
         });
-        Self { address, root, answers, log, ignore_conditions, _runtime: runtime }
+        Self { address, root, answers, log, ignore_conditions, _stop: stop }
     }
 
     /// The repository in the bucket, under a prefix.
@@ -114,7 +129,13 @@ impl S3Server {
 
     /// Answers some requests in its place.
     pub fn answer(&self, when: &str, times: usize, status: u16, code: &'static str) {
-        self.answers.lock().unwrap().push(Answer { when: when.into(), times, status, code });
+        self.answers.lock().unwrap().push(Answer { when: when.into(), times, status, code, size: None });
+    }
+
+    /// Says of an object that it has `size` bytes.
+    pub fn claim(&self, when: &str, size: u64) {
+        let answer = Answer { when: when.into(), times: usize::MAX, status: 200, code: "", size: Some(size) };
+        self.answers.lock().unwrap().push(answer);
     }
 
     /// Does as servers do that accept conditions (`If-Match`, `If-None-Match`) and ignore them.
@@ -149,6 +170,11 @@ fn take(answers: &Mutex<Vec<Answer>>, line: &str) -> Option<Answer> {
 }
 
 fn error(answer: &Answer) -> hyper::Response<s3s::Body> {
+    if let Some(size) = answer.size {
+        let response =
+            hyper::Response::builder().header("content-length", size).header("etag", "\"claimed\"");
+        return response.body(s3s::Body::empty()).unwrap();
+    }
     let code = answer.code;
     let text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>as the test wants it</Message></Error>"

@@ -17,6 +17,9 @@ use crate::storage::{Condition, Object, StorageError};
 /// So often a publisher that loses a race for a pointer tries again.
 const RACES: u32 = 5;
 
+/// So many publishers may have been interrupted one after the other.
+const SERIALS: u32 = 100;
+
 /// The document that is in force in a channel.
 #[derive(Debug, Clone)]
 pub struct ChannelHead {
@@ -189,16 +192,11 @@ impl Repository {
                 Some(_) => Some(self.document(name, &self.signers(signer)).await?.document),
                 None => None,
             };
-            let document = self.next(application, name, last.as_ref(), change, now)?;
-            let text = document.to_toml();
+            // 1. Under its serial, which only one can take.
+            let next = self.next(application, name, last.as_ref(), change, now)?;
+            let (document, text, kept) = self.take_serial(name, next).await?;
             let signed = signer.sign(text.as_bytes(), &document.trusted_comment());
             let signed = signed.map_err(|reason| RepositoryError::Sign { reason })?;
-            // 1. Under its serial, which only one can take.
-            let kept = format!("channels/{name}/{}.toml", document.serial);
-            match self.write_new(&kept, text.as_bytes()).await {
-                Err(StorageError::Conflict { .. }) => continue,
-                other => other?,
-            }
             self.storage.write(&format!("{kept}.minisig"), signed.as_bytes(), &Condition::Any).await?;
             // 2. Under the channel's name: readers still go by the old signature.
             self.storage.write(&key, text.as_bytes(), &Condition::Any).await?;
@@ -215,6 +213,24 @@ impl Repository {
             }
         }
         Err(RepositoryError::PointerRaced { channel: key, url: self.url.clone() })
+    }
+
+    /// Writes a document under the first serial from its own on that nobody has taken; whoever was interrupted has
+    /// taken one, too. Returns the document, its text and the key.
+    async fn take_serial(
+        &self,
+        name: &str,
+        mut document: ChannelDocument,
+    ) -> Result<(ChannelDocument, String, String), RepositoryError> {
+        for _ in 0..SERIALS {
+            let text = document.to_toml();
+            let kept = format!("channels/{name}/{}.toml", document.serial);
+            match self.write_new(&kept, text.as_bytes()).await {
+                Err(StorageError::Conflict { .. }) => document.serial += 1,
+                other => return other.map(|()| (document, text, kept)).map_err(Into::into),
+            }
+        }
+        Err(RepositoryError::PointerRaced { channel: document_key(name), url: self.url.clone() })
     }
 
     /// Whom a publisher believes: itself, and whom it was told to trust.

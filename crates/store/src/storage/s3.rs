@@ -109,7 +109,8 @@ impl S3 {
             loader = loader.endpoint_url(endpoint);
         }
         if let Some(S3Credentials { access_key, secret_key }) = &self.options.credentials {
-            loader = loader.credentials_provider(Credentials::new(access_key, secret_key, None, None, "given"));
+            loader =
+                loader.credentials_provider(Credentials::new(access_key, secret_key, None, None, "given"));
         }
         let shared = loader.load().await;
         let elsewhere = self.options.endpoint_url.is_some() || shared.endpoint_url().is_some();
@@ -291,7 +292,14 @@ impl S3 {
     pub(super) async fn sweep(&self) -> Result<usize> {
         let client = self.client().await;
         let list = client.list_multipart_uploads().bucket(&self.bucket).prefix(&self.prefix).send().await;
-        let list = list.map_err(|error| self.fault("interrupted uploads", "read", explain(&error)))?;
+        let list = match list {
+            Ok(list) => list,
+            // Not every server knows how; they have their own ways of clearing up.
+            Err(error) => {
+                tracing::debug!(reason = explain(&error).reason, "interrupted uploads are not listed");
+                return Ok(0);
+            }
+        };
         let mut ended = 0;
         for upload in list.uploads() {
             let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
