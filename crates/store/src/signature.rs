@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_signature_holds_for_its_content_its_key_and_its_purpose() {
-        let ((pair, key), (other_pair, other)) = (pair(), pair());
+        let ((pair, key), (_, other)) = (pair(), pair());
         let keys = [other.clone(), key.clone()];
         let comment = "relmgr release live-poll 1.0.0";
         let signature = sign(&pair, b"manifest", comment);
@@ -224,7 +224,6 @@ mod tests {
                 "{text}"
             );
         }
-        drop(other_pair);
     }
 
     #[test]
