@@ -52,6 +52,8 @@ pub(crate) struct Loader<'a> {
     pub(crate) faults: Faults,
     pub(crate) warnings: Vec<Fault>,
     pub(crate) files: Vec<PathBuf>,
+    /// What was included by pattern: a file that is not there yet may match.
+    pub(crate) patterns: Vec<PathBuf>,
     /// The files that are being read, each included by the one before it.
     chain: Vec<PathBuf>,
 }
@@ -97,7 +99,14 @@ pub(crate) fn syntax_fault(source: &Source, mistake: &Mistake, schema: Option<&S
 
 impl<'a> Loader<'a> {
     pub(crate) fn new(schema: Option<&'a Schema>) -> Self {
-        Self { schema, faults: Faults::default(), warnings: Vec::new(), files: Vec::new(), chain: Vec::new() }
+        Self {
+            schema,
+            faults: Faults::default(),
+            warnings: Vec::new(),
+            files: Vec::new(),
+            patterns: Vec::new(),
+            chain: Vec::new(),
+        }
     }
 
     /// The layer of the file at `path`, which may be missing if `optional`.
@@ -190,6 +199,9 @@ impl<'a> Loader<'a> {
             return;
         };
         let base = from.parent().unwrap_or(Path::new(""));
+        if is_pattern(pattern) {
+            self.patterns.push(base.join(pattern));
+        }
         let mut paths = match matching(base, pattern) {
             Ok(paths) => paths,
             Err(reason) => {
@@ -323,6 +335,10 @@ fn include_site(source: &Source, span: &Span) -> Related {
     }
 }
 
+fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?', '['])
+}
+
 /// The files that an include names, relative to `base`. A plain path must be there; a pattern may match nothing.
 fn matching(base: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
     let options = glob::MatchOptions {
@@ -330,7 +346,7 @@ fn matching(base: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
         require_literal_separator: true,
         require_literal_leading_dot: true,
     };
-    if !pattern.contains(['*', '?', '[']) {
+    if !is_pattern(pattern) {
         return Ok(vec![base.join(pattern)]);
     }
     let whole = if pattern.starts_with('/') || base.as_os_str().is_empty() {

@@ -50,7 +50,7 @@ pub use diff::{Added, Change, Dropped, Renamed, SchemaDiff};
 pub use documented::documented;
 pub use edit::{get, set, unset};
 pub use effective::{Changes, Effective, Entry, Origin};
-pub use evaluate::{Sources, check, effective, reload};
+pub use evaluate::{Reads, Sources, check, effective, reload};
 pub use fault::{Fault, Faults, Place, Related, Snippet};
 pub use format::format;
 pub use key::{Key, ParseKeyError};
