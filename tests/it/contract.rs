@@ -109,8 +109,8 @@ async fn a_contract_type_of_another_kind_in_the_same_place_is_refused_by_its_lay
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_a_newer_contract_asks_for_a_newer_relmgr() {
     let copy = Copy::new();
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 0", "ABI_MINOR: u32 = 1");
-    refused(&copy.release("newer"), &["built against contract 1.1, this relmgr speaks 1.0", "update relmgr"])
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 2");
+    refused(&copy.release("newer"), &["built against contract 1.2, this relmgr speaks 1.1", "update relmgr"])
         .await;
 }
 

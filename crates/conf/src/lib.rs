@@ -46,7 +46,7 @@ mod value;
 #[cfg(test)]
 mod vectors;
 
-pub use diff::{Added, Change, Dropped, Renamed, SchemaDiff};
+pub use diff::{Added, Change, Dropped, Note, Renamed, SchemaDiff, What};
 pub use documented::documented;
 pub use edit::{get, set, unset};
 pub use effective::{Changes, Effective, Entry, Origin};

@@ -30,6 +30,13 @@ pub fn ask<T>(instance: &Instance, function: InstanceFunction<T>) -> FfiFuture<T
     unsafe { function(instance.data) }
 }
 
+/// Tells the application of changed settings; `None`: its library is of a contract that could not be told.
+pub fn conf_change(instance: &Instance, change: &[u8]) -> Option<FfiFuture<RResult<(), RString>>> {
+    let function = instance.functions.conf_change()?;
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data, change.into()) })
+}
+
 /// Answers a request.
 pub fn call(instance: &Instance, head: RequestHead<'_>, body: ROption<FfiBody>) -> FfiFuture<Response> {
     // SAFETY: as in `ask`.

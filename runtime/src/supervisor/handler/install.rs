@@ -12,7 +12,7 @@ use relmgr_model::status::Status;
 use relmgr_store::package;
 
 use super::super::node::Node;
-use super::super::preflight::try_release;
+use super::super::preflight::{PreflightError, try_release};
 use super::OperationError;
 use super::walk::Walk;
 
@@ -108,7 +108,8 @@ impl Walk<'_> {
         let settings = self.effective.as_ref().map(relmgr_conf::Effective::to_json).unwrap_or_default();
         let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
         let tried = try_release(&library, &settings, deadline).await;
-        tried.map_err(|error| OperationError::Preflight { version: to.clone(), error })?;
+        let redact = |error: PreflightError| self.effective.iter().fold(error, PreflightError::redacted);
+        tried.map_err(|error| OperationError::Preflight { version: to.clone(), error: redact(error) })?;
         Ok(None)
     }
 
