@@ -56,11 +56,11 @@ fn text(conf: &EffectiveConf, show_origin: bool) -> String {
     }
     if show_origin {
         let row = |value: &relmgr_model::control::ConfValue| {
-            let restart = if value.restart { "on restart" } else { "" };
-            vec![value.key.clone(), value.text.clone(), value.origin.clone(), restart.to_owned()]
+            let restart = if value.restart { "on restart" } else { "at once" };
+            vec![value.key.clone(), value.text.clone(), restart.to_owned(), value.origin.clone()]
         };
         let rows: Vec<_> = conf.values.iter().map(row).collect();
-        return output::table(&["KEY", "VALUE", "FROM", "APPLIES"], &rows);
+        return output::table(&["KEY", "VALUE", "APPLIES", "FROM"], &rows);
     }
     conf.values.iter().map(|value| format!("{} = {}\n", value.key, value.text)).collect()
 }
