@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use relmgr_conf::{Effective, Faults, Schema, Sources};
+use relmgr_conf::{Effective, Faults, Others, Schema, Sources};
 use relmgr_model::Version;
 use relmgr_model::control::{ConfDifference, ConfDifferences, ConfValue, EffectiveConf};
 use relmgr_model::home::Home;
@@ -51,9 +51,41 @@ pub fn read_schema(home: &Home, version: &Version) -> Result<Option<Schema>, Sch
     parsed.map(Some).map_err(|faults| SchemaError::Faults { version: version.clone(), faults })
 }
 
-/// Where the node's configuration comes from, in the environment of this process.
-pub fn sources(home: &Home, schema: Option<Schema>) -> Sources {
-    Sources::new(schema, home.app_conf(), home.app_conf_d())
+/// Where the configuration of `version` comes from, in the environment of this process.
+///
+/// Keys of the releases between which the node goes to and fro are no mistakes: those of the release before it (or
+/// that serves while another one is about to), and of newer ones that wait to be upgraded to. They are the same
+/// before and after a swap, so that what an upgrade accepted a restart accepts.
+///
+/// # Errors
+/// [`SchemaError`].
+pub fn sources(home: &Home, version: &Version) -> Result<Sources, SchemaError> {
+    let mut sources = Sources::new(read_schema(home, version)?, home.app_conf(), home.app_conf_d());
+    let (home, version) = (home.clone(), version.clone());
+    sources.others = Some(Others::new(move || {
+        let versions = neighbours(&home, &version);
+        let schemas = versions.into_iter().filter_map(|version| {
+            let schema = read_schema(&home, &version).ok()??;
+            Some((version.to_string(), schema))
+        });
+        schemas.collect()
+    }));
+    Ok(sources)
+}
+
+fn neighbours(home: &Home, version: &Version) -> Vec<Version> {
+    let named = |name: &std::ffi::OsStr| name.to_str()?.parse::<Version>().ok();
+    let linked = |link: PathBuf| named(std::fs::read_link(link).ok()?.as_os_str());
+    let before = match linked(home.current()) {
+        Some(current) if current == *version => linked(home.prev()),
+        current => current,
+    };
+    let installed = std::fs::read_dir(home.releases()).into_iter().flatten().flatten();
+    let newer = installed.filter_map(|entry| named(&entry.file_name())).filter(|other| other > version);
+    let mut found: Vec<_> = before.into_iter().chain(newer).collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// A configuration for people and scripts, secrets as `***`.

@@ -1,5 +1,7 @@
 //! What people see of the command line before a node runs: help, usage errors, errors without a node.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};

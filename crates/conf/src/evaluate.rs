@@ -18,6 +18,7 @@ use crate::effective::{Changes, Effective, Entry, Origin};
 use crate::fault::{Fault, Faults, Place};
 use crate::key::Key;
 use crate::layer::{Assigned, Layer, Loader, fault_at, syntax_fault};
+use crate::others::Others;
 use crate::parse;
 use crate::schema::{Found, Group, KeySpec, Schema};
 use crate::secret::Secret;
@@ -31,6 +32,8 @@ use crate::value::Value;
 pub struct Sources {
     /// The schema of the release that is about to run; `None`: it has no settings.
     pub schema: Option<Schema>,
+    /// Releases whose keys are no mistakes either.
+    pub others: Option<Others>,
     /// The operator's file. It may be missing.
     pub app_conf: PathBuf,
     /// The directory of further files. It may be missing.
@@ -54,7 +57,7 @@ impl Sources {
     /// These files and the environment of this process.
     pub fn new(schema: Option<Schema>, app_conf: impl Into<PathBuf>, app_conf_d: impl Into<PathBuf>) -> Self {
         let env = std::env::vars_os().collect();
-        Self { schema, app_conf: app_conf.into(), app_conf_d: app_conf_d.into(), env }
+        Self { schema, others: None, app_conf: app_conf.into(), app_conf_d: app_conf_d.into(), env }
     }
 }
 
@@ -131,7 +134,7 @@ struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     fn run(sources: &Sources, on_node: bool, reads: &mut Reads) -> Result<Effective, Faults> {
-        let mut loader = Loader::new(sources.schema.as_ref());
+        let mut loader = Loader::new(sources.schema.as_ref(), sources.others.as_ref());
         let first = loader.layer(&sources.app_conf, true);
         let layers = loader.directory(&sources.app_conf_d);
         let layer = layers.into_iter().fold(first, Layer::then);

@@ -8,7 +8,9 @@ use std::rc::Rc;
 
 use crate::ast::{Include, Item, Node, Setting};
 use crate::fault::{Fault, Faults, Place, Related};
+use crate::include::{is_pattern, matching};
 use crate::key::Key;
+use crate::others::{Elsewhere, Others};
 use crate::parse::{self, Mistake};
 use crate::read::{self, Unreadable};
 use crate::schema::{Found, Schema, is_wildcard, pattern};
@@ -49,6 +51,7 @@ impl Layer {
 pub(crate) struct Loader<'a> {
     /// `None`: the release has no settings, and every key is a mistake.
     schema: Option<&'a Schema>,
+    elsewhere: Elsewhere<'a>,
     pub(crate) faults: Faults,
     pub(crate) warnings: Vec<Fault>,
     pub(crate) files: Vec<PathBuf>,
@@ -98,9 +101,10 @@ pub(crate) fn syntax_fault(source: &Source, mistake: &Mistake, schema: Option<&S
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(schema: Option<&'a Schema>) -> Self {
+    pub(crate) fn new(schema: Option<&'a Schema>, others: Option<&'a Others>) -> Self {
         Self {
             schema,
+            elsewhere: Elsewhere::new(others),
             faults: Faults::default(),
             warnings: Vec::new(),
             files: Vec::new(),
@@ -230,6 +234,16 @@ impl<'a> Loader<'a> {
     fn setting(&mut self, source: &Rc<Source>, setting: Setting, layer: &mut Layer) {
         let Setting { key, key_span, value, .. } = setting;
         let value_span = value.span().clone();
+        let known =
+            |schema: &Schema| !matches!(schema.find(&key), Found::Unknown | Found::Below(_) | Found::Group);
+        if !self.schema.is_some_and(known)
+            && let Some(owner) = self.elsewhere.owner(&key)
+        {
+            let warning =
+                fault_at(source, &key_span, format!("is ignored: it is a key of {owner}"), Some(&value_span));
+            self.warnings.push(warning.about(&key));
+            return;
+        }
         let Some(schema) = self.schema else {
             let message = "the release has no conf/schema.toml, so it has no settings";
             let fault = fault_at(source, &key_span, message, Some(&value_span)).about(&key);
@@ -335,31 +349,6 @@ fn include_site(source: &Source, span: &Span) -> Related {
     }
 }
 
-fn is_pattern(text: &str) -> bool {
-    text.contains(['*', '?', '['])
-}
-
-/// The files that an include names, relative to `base`. A plain path must be there; a pattern may match nothing.
-fn matching(base: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    if !is_pattern(pattern) {
-        return Ok(vec![base.join(pattern)]);
-    }
-    let whole = if pattern.starts_with('/') || base.as_os_str().is_empty() {
-        pattern.to_owned()
-    } else {
-        let base = base.to_str().ok_or("the directory's name is not UTF-8, so patterns cannot be used")?;
-        format!("{}/{pattern}", glob::Pattern::escape(base))
-    };
-    let found =
-        glob::glob_with(&whole, options).map_err(|error| format!("the pattern is wrong: {}", error.msg))?;
-    found.collect::<Result<_, _>>().map_err(|error| format!("{} cannot be read", error.path().display()))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -371,7 +360,7 @@ mod tests {
         let text = keys.iter().map(|key| format!("k{key} = {source}\n")).collect::<String>();
         let source = Rc::new(Source::new(source.to_string(), text.into()));
         let mut layer = Layer::default();
-        let mut loader = Loader::new(None);
+        let mut loader = Loader::new(None, None);
         let schema = Schema::parse("[keys.\"*\"]\ntype = \"integer\"\n").unwrap();
         loader.schema = Some(&schema);
         for item in parse::document(source.text()).0.items {

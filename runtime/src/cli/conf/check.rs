@@ -8,11 +8,10 @@ use relmgr_model::control::EffectiveConf;
 use relmgr_model::home::Home;
 use serde::Serialize;
 
-use super::target::{Target, refused, schema};
+use super::target::{Target, refused, sources};
 use crate::cli::client::Client;
 use crate::cli::error::{CommandError, Kind};
 use crate::cli::output::{self, Format};
-use crate::conf::sources;
 
 /// Check app.conf and app.conf.d against a release's schema
 ///
@@ -43,7 +42,7 @@ struct Report<'a> {
 
 pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
     let release = args.target.need(home)?;
-    let mut sources = sources(home, schema(home, &release)?);
+    let mut sources = sources(home, &release)?;
     if let Some(file) = &args.file {
         if !file.exists() {
             return Err(CommandError::new(Kind::Failed, format!("{} does not exist", file.display())));

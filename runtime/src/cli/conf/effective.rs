@@ -3,11 +3,11 @@
 use relmgr_model::control::EffectiveConf;
 use relmgr_model::home::Home;
 
-use super::target::{Target, refused, schema};
+use super::target::{Target, refused, sources};
 use crate::cli::client::Client;
 use crate::cli::error::CommandError;
 use crate::cli::output::{self, Format};
-use crate::conf::{shown, sources};
+use crate::conf::shown;
 
 /// Print the values that are in force
 ///
@@ -44,7 +44,7 @@ pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
 
 fn evaluate(target: &Target, home: &Home) -> Result<EffectiveConf, CommandError> {
     let release = target.need(home)?;
-    let effective = relmgr_conf::effective(&sources(home, schema(home, &release)?));
+    let effective = relmgr_conf::effective(&sources(home, &release)?);
     let effective = effective
         .map_err(|faults| refused(&format!("the configuration does not fit {release}:"), &faults))?;
     Ok(shown(&release, &effective, false))

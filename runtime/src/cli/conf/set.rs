@@ -6,10 +6,9 @@ use relmgr_conf::{Key, Origin};
 use relmgr_model::home::Home;
 
 use super::file;
-use super::target::{Target, refused, schema};
+use super::target::{Target, refused, schema, sources};
 use crate::cli::error::{CommandError, Kind};
 use crate::cli::output;
-use crate::conf::sources;
 
 /// A value on stdin is no longer than a file that holds one.
 const STDIN_BYTES: u64 = 1024 * 1024;
@@ -34,8 +33,9 @@ pub(super) fn main(args: Args, home: &Home) -> Result<(), CommandError> {
     let Args { key, value, target } = args;
     let value = if value == "-" { from_stdin()? } else { value };
     let path = home.app_conf();
-    let schema = match target.find(home)? {
-        Some(release) => schema(home, &release)?,
+    let release = target.find(home)?;
+    let schema = match &release {
+        Some(release) => schema(home, release)?,
         None => {
             output::note("no release is installed: nothing says whether the key exists and the value fits");
             None
@@ -51,7 +51,8 @@ pub(super) fn main(args: Args, home: &Home) -> Result<(), CommandError> {
         output::note("it is set so already");
     }
     // Said where it can be seen from here; the node's own environment may hide it as well.
-    if let Ok(effective) = relmgr_conf::effective(&sources(home, schema))
+    if let Some(sources) = release.and_then(|release| sources(home, &release).ok())
+        && let Ok(effective) = relmgr_conf::effective(&sources)
         && let Some(entry) = effective.get(&key)
         && !matches!(&entry.origin, Origin::File(place) if place.file == name)
     {

@@ -1,6 +1,6 @@
 //! Which release's schema applies.
 
-use relmgr_conf::{Faults, Schema};
+use relmgr_conf::{Faults, Schema, Sources};
 use relmgr_model::Version;
 use relmgr_model::home::Home;
 use relmgr_model::record::NodeRecord;
@@ -78,6 +78,14 @@ fn serving(home: &Home) -> Option<Version> {
 /// It cannot be used.
 pub fn schema(home: &Home, version: &Version) -> Result<Option<Schema>, CommandError> {
     read_schema(home, version).map_err(|error| CommandError::of(Kind::Failed, &error))
+}
+
+/// Where a release's configuration comes from, in this command's environment.
+///
+/// # Errors
+/// Its schema cannot be used.
+pub fn sources(home: &Home, version: &Version) -> Result<Sources, CommandError> {
+    crate::conf::sources(home, version).map_err(|error| CommandError::of(Kind::Failed, &error))
 }
 
 /// Every fault as one error.

@@ -124,11 +124,10 @@ async fn evaluate(node: &Arc<Node>, in_force: &InForce) -> Result<Effective, Ope
     let (home, running) = (node.home.clone(), in_force.clone());
     let work = move || -> (Result<Effective, OperationError>, Reads) {
         let mut reads = Reads::default();
-        let schema = match conf::read_schema(&home, &running.version) {
-            Ok(schema) => schema,
+        let sources = match conf::sources(&home, &running.version) {
+            Ok(sources) => sources,
             Err(error) => return (Err(error.into()), reads),
         };
-        let sources = conf::sources(&home, schema);
         let result = relmgr_conf::reload(&sources, &running.effective, &mut reads);
         let version = running.version;
         let result = result.map(|(desired, _)| desired);

@@ -8,14 +8,14 @@ use super::super::conf::{Cause, ReloadError, Reloaded, outdated, reload, schema_
 use super::super::node::Node;
 use super::OperationError;
 use super::walk::Walk;
-use crate::conf::{read_schema, sources};
+use crate::conf::sources;
 
 /// Evaluates the configuration for `version`, from its own schema and what the operator has written.
 ///
 /// # Errors
 /// [`OperationError::Schema`] and [`OperationError::Configuration`] with every fault.
 pub fn configure(node: &Node, version: &Version) -> Result<Effective, OperationError> {
-    let sources = sources(&node.home, read_schema(&node.home, version)?);
+    let sources = sources(&node.home, version)?;
     effective(&sources).map_err(|faults| OperationError::Configuration { version: version.clone(), faults })
 }
 
