@@ -109,7 +109,11 @@ async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), 
     host.call(Command::Swap { generation }).await.map_err(failed)?;
     host.call(Command::Commit { generation }).await.map_err(failed)?;
     conf::write_effective(node, version, effective);
-    node.with(|state| state.in_force = Some(in_force));
+    // Where it is known already it is not put back: a reload of which the host died has its word in there by now.
+    node.with(|state| match &state.in_force {
+        Some(known) if known.version == *version => {}
+        _ => state.in_force = Some(in_force),
+    });
     Ok(())
 }
 

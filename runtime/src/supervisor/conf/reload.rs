@@ -49,7 +49,7 @@ pub async fn reload_by_itself(node: &Arc<Node>, cause: Cause) {
     let begun = Instant::now();
     let (outcome, error, conf) = match reload(node, &version, cause).await {
         Ok(Reloaded::Changed(report)) => (Outcome::Done, None, report),
-        Ok(Reloaded::Same(_)) | Err(ReloadError::Again(_)) => return,
+        Ok(Reloaded::Same(_)) | Err(ReloadError::Again) => return,
         Err(ReloadError::Refused(error)) => (Outcome::Failed, Some(error.describe()), ConfReport::default()),
     };
     let kind = Kind::Reload;
@@ -72,8 +72,8 @@ pub enum Reloaded {
 pub enum ReloadError {
     /// This is why.
     Refused(OperationError),
-    /// As it was the last time, which has been said.
-    Again(OperationError),
+    /// As it was the last time, which has been said; only where nobody waits.
+    Again,
 }
 
 /// Reloads the configuration of `version`, which serves. The caller holds `Node::operations`.
@@ -86,12 +86,13 @@ pub async fn reload(node: &Arc<Node>, version: &Version, cause: Cause) -> Result
         return Err(ReloadError::Refused(relmgr_model::plan::Refusal::NoCurrent.into()));
     };
     let known = in_force.error.as_ref().map(|error| error.text.clone());
+    let by_itself = cause == Cause::Watch;
     let result = match evaluate(node, &in_force).await {
         // An application that refuses a change, or dies of it, is not told it again because a file was touched.
-        Ok(desired) if cause == Cause::Watch && was_refused(node, version, &desired) => {
-            return Err(ReloadError::Again(OperationError::Cut("it was refused before".into())));
-        }
+        Ok(desired) if by_itself && was_refused(node, version, &desired) => return Err(ReloadError::Again),
         Ok(desired) => apply(node, in_force, desired).await,
+        // An editor that writes one mistake several times is told it once.
+        Err(error) if by_itself && known == Some(error.describe()) => return Err(ReloadError::Again),
         Err(error) => Err(error),
     };
     let error = match result {
@@ -99,9 +100,6 @@ pub async fn reload(node: &Arc<Node>, version: &Version, cause: Cause) -> Result
         Err(error) => error,
     };
     let text = error.describe();
-    if cause == Cause::Watch && known.as_ref() == Some(&text) {
-        return Err(ReloadError::Again(error));
-    }
     tracing::error!(%version, "the configuration is not reloaded, the values from before stay: {text}");
     node.with(|state| {
         state.conf.refused += 1;

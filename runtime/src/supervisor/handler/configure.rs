@@ -44,7 +44,8 @@ impl Walk<'_> {
         let (outcome, report) = match reload(self.node, version, Cause::Command).await {
             Ok(Reloaded::Changed(report)) => (Outcome::Done, report),
             Ok(Reloaded::Same(report)) => (Outcome::AlreadyDone, report),
-            Err(ReloadError::Refused(error) | ReloadError::Again(error)) => return Err(error),
+            Err(ReloadError::Refused(error)) => return Err(error),
+            Err(ReloadError::Again) => (Outcome::AlreadyDone, ConfReport::default()),
         };
         let notices = report.notices.clone();
         self.conf = ConfReport { notices: vec![], ..report };
