@@ -438,6 +438,19 @@ async fn keys_that_wait_for_a_restart_are_listed_and_applied_by_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_application_without_conf_change_gets_every_change_at_the_restart() {
+    let node = Node::serving("relmgr-kitchen", "", &[&release("kitchen", "", "1.0.0")]);
+    replace(&app_conf(&node), "greeting = servus\n");
+    let waiting = wait_for("a key waits", || Some(conf(&node).pending).filter(|keys| !keys.is_empty()));
+    assert_eq!(waiting, ["greeting"]);
+    let done = node.relmgr(&["reload"]).ok();
+    assert_eq!(done.stdout, "waiting for `relmgr restart` or the next upgrade: greeting\n");
+    assert_eq!(get(node.address(), "/greeting").await.1, "hello");
+    node.relmgr(&["restart"]).ok();
+    assert_eq!(get(node.address(), "/greeting").await.1, "servus");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_application_that_does_not_take_a_change_keeps_the_old_values() {
     let node = Node::serving("relmgr-live", "[conf]\nchange = \"500ms\"\n", &[&live()]);
     let path = app_conf(&node);

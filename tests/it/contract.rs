@@ -155,7 +155,7 @@ async fn a_library_that_cannot_be_told_of_changed_settings_gets_them_at_the_rest
     lines(
         "crates/abi/src/root.rs",
         "    /// Tells the application of settings",
-        "FfiFuture<RResult<(), RString>>,\n",
+        "FfiFuture<RResult<bool, RString>>,\n",
     );
     lines("crates/app/src/export.rs", "        conf_change:", "\n");
     copy.edit(

@@ -45,6 +45,18 @@ impl<S> From<relmgr_abi::conf::ConfChange<S>> for ConfChange<S> {
     }
 }
 
+/// The application takes no changes while it runs: the answer of one that does not say otherwise.
+#[derive(Debug)]
+pub(crate) struct NotTaken;
+
+impl fmt::Display for NotTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the application takes no changes of its settings while it runs")
+    }
+}
+
+impl std::error::Error for NotTaken {}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::conf::NotTaken;
 use crate::response::describe;
 use crate::{Application, Context, Error, HttpService, children, log, request, response};
 
@@ -324,20 +325,24 @@ pub(crate) unsafe extern "C" fn ffi_suspend<A: Application>(data: *const ()) -> 
 pub(crate) unsafe extern "C" fn ffi_conf_change<A: Application>(
     data: *const (),
     change: RVec<u8>,
-) -> FfiFuture<Told> {
+) -> FfiFuture<RResult<bool, RString>> {
     // SAFETY: the host's promise at the top of this part.
     let instance = unsafe { instance::<A>(data) };
     let running = instance.running.clone();
     let task = instance.runtime.spawn(async move {
         let Some(running) = running.get() else { return Err("the application has not started".into()) };
         let change = serde_json::from_slice::<relmgr_abi::conf::ConfChange<A::Settings>>(&change);
-        running.app.conf_change(change.map_err(|error| no_settings(&error))?.into()).await
+        match running.app.conf_change(change.map_err(|error| no_settings(&error))?.into()).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is::<NotTaken>() => Ok(false),
+            Err(error) => Err(error),
+        }
     });
     let given_up = EndOnDrop(task.abort_handle());
     FfiFuture::new(async move {
         let result = outcome(task, "conf_change").await;
         drop(given_up);
-        told(result)
+        result.map_err(RString::from).into()
     })
 }
 

@@ -109,9 +109,8 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// The operator changed settings while the application runs. Not called for keys that the schema marks with
     /// `restart = true`: they stay as they are until `relmgr restart` or the next upgrade.
     ///
-    /// Take over all of it or nothing: what waits in [`ConfChange::settings`] has been checked against the schema
-    /// and decoded. Without this method the application goes on with what it was started with; then every key
-    /// should be marked `restart = true`, so that operators are told.
+    /// Take over all of it or nothing: what stands in [`ConfChange::settings`] has been checked against the schema
+    /// and decoded. Without this method every change waits for a restart, as if all keys were marked so.
     ///
     /// # Errors
     /// The change is refused in these words, and the node goes on with the values from before. The same holds for
@@ -120,7 +119,7 @@ pub trait Application: Sized + Send + Sync + 'static {
         &self,
         _change: ConfChange<Self::Settings>,
     ) -> impl Future<Output = Result<(), Error>> + Send {
-        async { Ok(()) }
+        async { Err(conf::NotTaken.into()) }
     }
 
     /// Called when the generation is retired and its last request is over.

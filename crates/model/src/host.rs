@@ -171,7 +171,7 @@ pub enum Answer {
     },
     /// The application has been told.
     ConfChanged {
-        /// Whether it can be told at all: a library of contract 1.0 cannot.
+        /// Whether it takes changes while it runs; a library of contract 1.0 does not.
         heard: bool,
     },
     /// The drain is over.

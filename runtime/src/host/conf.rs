@@ -25,7 +25,8 @@ impl Host {
         };
         let deadline = Duration::from_millis(deadline_ms);
         match tokio::time::timeout(deadline, app::told(told)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return Ok(Answer::ConfChanged { heard: false }),
             Ok(Err(fault)) => return Err(refuse(format!("its conf_change failed: {fault}"))),
             Err(_) => {
                 let limit = humantime::format_duration(deadline);

@@ -272,7 +272,7 @@ impl Generation {
     }
 
     /// Tells the application of changed settings; `None`: it cannot be told.
-    pub fn conf_change(&self, change: &[u8]) -> Option<FfiFuture<RResult<(), RString>>> {
+    pub fn conf_change(&self, change: &[u8]) -> Option<FfiFuture<RResult<bool, RString>>> {
         app::conf_change(&self.instance, change)
     }
 

@@ -147,10 +147,7 @@ async fn apply(node: &Arc<Node>, running: InForce, desired: Effective) -> Result
     if !changes.is_empty() {
         node.with(|state| state.conf.refused_values = Some((version.clone(), desired.clone())));
         if !tell(node, &version, &before, &applied, &changes).await? {
-            tracing::warn!(
-                %version,
-                "the release was built before settings could change while it runs: they wait for a restart"
-            );
+            tracing::info!(%version, "the release takes no changes while it runs: they wait for a restart");
             (applied, changes) = (before, Changes::default());
         }
     }
@@ -184,7 +181,7 @@ fn report(desired: &Effective, applied: &Effective, changes: &Changes) -> ConfRe
     }
 }
 
-/// Tells the application; whether it can be told.
+/// Tells the application; whether it takes changes at all.
 async fn tell(
     node: &Arc<Node>,
     version: &Version,
