@@ -51,7 +51,7 @@ impl Quiet {
         Some((last + CALM).max(written.unwrap_or(last)).min(first + LIMIT))
     }
 
-    /// The files are about to be read. Who is still writing is remembered.
+    /// The files are about to be read. Who still writes will be seen by the next write, or by the file's close.
     pub fn begin(&mut self) {
         self.first = None;
         self.last = None;

@@ -145,8 +145,11 @@ async fn apply(node: &Arc<Node>, running: InForce, desired: Effective) -> Result
     let mut applied = desired.without_restart(&before);
     let mut changes = applied.changes_since(&before);
     if !changes.is_empty() {
-        node.with(|state| state.conf.refused_values = Some((version.clone(), desired.clone())));
-        if !tell(node, &version, &before, &applied, &changes).await? {
+        let told = tell(node, &version, &before, &applied, &changes).await;
+        if let Err(OperationError::Host { .. }) = &told {
+            node.with(|state| state.conf.refused_values = Some((version.clone(), desired.clone())));
+        }
+        if !told? {
             tracing::info!(%version, "the release takes no changes while it runs: they wait for a restart");
             (applied, changes) = (before, Changes::default());
         }
