@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use relmgr_conf::{Effective, Faults, Others, Schema, Sources};
 use relmgr_model::Version;
-use relmgr_model::control::{ConfDifference, ConfDifferences, ConfValue, EffectiveConf};
+use relmgr_model::conf::{ConfDifference, ConfDifferences, ConfValue, EffectiveConf};
 use relmgr_model::home::Home;
 
 /// A schema is a page or ten; this bounds what a broken release makes the supervisor read.

@@ -8,7 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use crate::client::get;
-use relmgr_model::control::{ConfStatus, Phase};
+use relmgr_model::conf::ConfStatus;
+use relmgr_model::control::Phase;
 use relmgr_testkit::kit::{Node, PATIENCE, Release, release, wait_for};
 
 /// The classic Phoenix deployment's file.

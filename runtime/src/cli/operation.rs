@@ -2,7 +2,8 @@
 
 use clap::Args;
 use relmgr_model::Version;
-use relmgr_model::control::{ConfReport, Kind, Operation, OperationRequest, Outcome, Progress};
+use relmgr_model::conf::ConfReport;
+use relmgr_model::control::{Kind, Operation, OperationRequest, Outcome, Progress};
 use relmgr_model::home::Home;
 
 use super::client::{Client, Lines};

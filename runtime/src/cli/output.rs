@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use relmgr_model::Version;
-use relmgr_model::control::{Notice, NoticeKind, Progress};
+use relmgr_model::conf::{Notice, NoticeKind};
+use relmgr_model::control::Progress;
 use relmgr_model::plan::Step;
 use serde::Serialize;
 

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
-use relmgr_model::control::{ConfStatus, GenerationStatus, NodeStatus, Operation, Phase};
+use relmgr_model::conf::ConfStatus;
+use relmgr_model::control::{GenerationStatus, NodeStatus, Operation, Phase};
 use relmgr_model::home::Home;
 
 use super::client::Client;
@@ -134,9 +135,8 @@ fn generations(generations: &[GenerationStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use relmgr_model::control::{
-        ConfError, ConfReport, CurrentRelease, GenerationState, Kind, Outcome, PrevRelease,
-    };
+    use relmgr_model::conf::{ConfError, ConfReport};
+    use relmgr_model::control::{CurrentRelease, GenerationState, Kind, Outcome, PrevRelease};
 
     #[test]
     fn the_node_at_a_glance() {

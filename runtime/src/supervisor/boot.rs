@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use chrono::Utc;
 use relmgr_model::Version;
-use relmgr_model::control::{ConfReport, Kind, Operation, Outcome};
+use relmgr_model::conf::ConfReport;
+use relmgr_model::control::{Kind, Operation, Outcome};
 use relmgr_model::host::{Answer, Command};
 
 use super::conf;

@@ -9,9 +9,10 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use relmgr_conf::Effective;
 use relmgr_model::Version;
+use relmgr_model::conf::{ConfError, ConfStatus};
 use relmgr_model::control::{
-    ConfError, ConfStatus, CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease,
-    ReleaseList, ReleaseStatus,
+    CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease, ReleaseList,
+    ReleaseStatus,
 };
 use relmgr_model::home::Home;
 use relmgr_model::host::{Answer, Command, HostStart};

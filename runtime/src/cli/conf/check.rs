@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use relmgr_conf::{Fault, Faults};
 use relmgr_model::Version;
-use relmgr_model::control::EffectiveConf;
+use relmgr_model::conf::EffectiveConf;
 use relmgr_model::home::Home;
 use serde::Serialize;
 

@@ -2,7 +2,7 @@
 
 use relmgr_conf::{Schema, SchemaDiff};
 use relmgr_model::Version;
-use relmgr_model::control::{ConfDifference, ConfDifferences};
+use relmgr_model::conf::{ConfDifference, ConfDifferences};
 use relmgr_model::home::Home;
 
 use super::target::{Target, installed, schema};

@@ -1,6 +1,6 @@
 //! `relmgr conf effective`
 
-use relmgr_model::control::EffectiveConf;
+use relmgr_model::conf::EffectiveConf;
 use relmgr_model::home::Home;
 
 use super::target::{Target, refused, sources};
@@ -55,7 +55,7 @@ fn text(conf: &EffectiveConf, show_origin: bool) -> String {
         return format!("{} has no settings\n", conf.release);
     }
     if show_origin {
-        let row = |value: &relmgr_model::control::ConfValue| {
+        let row = |value: &relmgr_model::conf::ConfValue| {
             let restart = if value.restart { "on restart" } else { "at once" };
             vec![value.key.clone(), value.text.clone(), restart.to_owned(), value.origin.clone()]
         };

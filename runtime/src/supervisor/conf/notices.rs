@@ -2,7 +2,7 @@
 
 use relmgr_conf::{Effective, Schema, SchemaDiff, What};
 use relmgr_model::Version;
-use relmgr_model::control::{Notice, NoticeKind};
+use relmgr_model::conf::{Notice, NoticeKind};
 use relmgr_model::home::Home;
 
 use crate::conf::read_schema;

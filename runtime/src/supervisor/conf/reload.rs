@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use relmgr_conf::{Changes, Effective, Reads};
 use relmgr_model::Version;
-use relmgr_model::control::{ConfError, ConfReport, Kind, Operation, Outcome};
+use relmgr_model::conf::{ConfError, ConfReport};
+use relmgr_model::control::{Kind, Operation, Outcome};
 use relmgr_model::host::{Answer, Command, ConfChange};
 use relmgr_store::atomic;
 

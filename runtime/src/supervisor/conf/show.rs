@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use relmgr_model::Version;
-use relmgr_model::control::{ConfDifferences, EffectiveConf};
+use relmgr_model::conf::{ConfDifferences, EffectiveConf};
 use relmgr_model::plan::Refusal;
 
 use super::super::handler::{self, OperationError};

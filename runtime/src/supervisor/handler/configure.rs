@@ -2,7 +2,8 @@
 
 use relmgr_conf::{Effective, effective};
 use relmgr_model::Version;
-use relmgr_model::control::{ConfReport, Notice, Outcome, Progress};
+use relmgr_model::conf::{ConfReport, Notice};
+use relmgr_model::control::{Outcome, Progress};
 
 use super::super::conf::{Cause, ReloadError, Reloaded, outdated, reload, schema_notices};
 use super::super::node::Node;

@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
-use relmgr_model::control::{
-    ConfReport, Fault, Kind, Operation, OperationRequest, Outcome, Progress, StepTime,
-};
+use relmgr_model::conf::ConfReport;
+use relmgr_model::control::{Fault, Kind, Operation, OperationRequest, Outcome, Progress, StepTime};
 use relmgr_model::plan::{Plan, Step, plan};
 use relmgr_model::record::HistoryEntry;
 use relmgr_store::journal::{self, JournalError};
