@@ -165,7 +165,7 @@ impl SchemaDiff {
         let dropped = self.dropped.iter().map(|Dropped { key, message }| {
             let text = match message {
                 Some(message) => format!("- {key}: {message}; ignored where it is set"),
-                None => format!("- {key}: a mistake where it is still set"),
+                None => format!("- {key}: remove it where it is set"),
             };
             note(What::Dropped, key, text)
         });

@@ -218,7 +218,7 @@ removed = "nobody used it"
 + added: true or false (or on, off, yes, no), true by default
 + needed: an integer; REQUIRED: set it before the upgrade
 + free: an integer, not set by default
-- gone: a mistake where it is still set
+- gone: remove it where it is set
 - removed: nobody used it; ignored where it is set
 ~ old is called new now; the old name is still read
 ~ kind: a text (was an integer)
