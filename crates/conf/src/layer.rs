@@ -234,17 +234,12 @@ impl<'a> Loader<'a> {
     fn setting(&mut self, source: &Rc<Source>, setting: Setting, layer: &mut Layer) {
         let Setting { key, key_span, value, .. } = setting;
         let value_span = value.span().clone();
-        let known =
-            |schema: &Schema| !matches!(schema.find(&key), Found::Unknown | Found::Below(_) | Found::Group);
-        if !self.schema.is_some_and(known)
-            && let Some(owner) = self.elsewhere.owner(&key)
-        {
-            let warning =
-                fault_at(source, &key_span, format!("is ignored: it is a key of {owner}"), Some(&value_span));
-            self.warnings.push(warning.about(&key));
-            return;
-        }
         let Some(schema) = self.schema else {
+            if let Some(owner) = self.elsewhere.owner(&key) {
+                let message = format!("is ignored: it is a key of {owner}");
+                self.warnings.push(fault_at(source, &key_span, message, Some(&value_span)).about(&key));
+                return;
+            }
             let message = "the release has no conf/schema.toml, so it has no settings";
             let fault = fault_at(source, &key_span, message, Some(&value_span)).about(&key);
             self.faults.push(fault.hint("remove the line, or run a release that has this key"));
@@ -271,6 +266,10 @@ impl<'a> Loader<'a> {
                 return;
             }
             other => {
+                if let Some(owner) = self.elsewhere.owner(&key) {
+                    self.warnings.push(fault(format!("is ignored: it is a key of {owner}")));
+                    return;
+                }
                 // Comparing a hundred wrong keys with ten thousand right ones takes long enough.
                 let near = || if self.faults.len() < 100 { schema.nearest(&key) } else { None };
                 let (message, hint) = unknown(schema, &key, &other, near);
