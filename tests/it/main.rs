@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod client;
+mod conf;
 mod contract;
 mod faulty;
 mod journey;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a developer's tool says by a panic what went wrong")]
 
 mod bench;
+mod bench_conf;
 mod demo;
 mod lint;
 mod run;
@@ -32,7 +33,7 @@ enum Command {
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
-    /// Print the numbers: throughput, upgrades, latency (all of them by default)
+    /// Print the numbers: throughput, upgrades, latency, conf (all of them by default)
     Bench(bench::Args),
 }
 

@@ -9,6 +9,7 @@
 //! | [`entry`] | the one symbol by which a library is recognised: fixed header, fingerprint, root |
 //! | [`root`] | the application's functions, and the host's for it; these types may grow at their ends |
 //! | [`head`] | a request's head, borrowed for one call; a response |
+//! | [`conf`] | settings that change while the application runs |
 //! | [`body`] | a body that streams, in either direction |
 //! | [`future`] | what is asynchronous |
 //! | [`waker`] | how the one who waits is woken |
@@ -27,6 +28,7 @@
 
 pub mod body;
 pub mod buffer;
+pub mod conf;
 pub mod entry;
 pub mod fields;
 pub mod future;
@@ -42,4 +44,4 @@ pub use abi_stable;
 pub const ABI_MAJOR: u32 = 1;
 
 /// Grows when something is added at an end of a type of [`root`].
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;

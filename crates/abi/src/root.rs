@@ -93,6 +93,10 @@ pub struct InstanceFunctions {
     /// called once, from a thread that may block, when nothing else of the instance is in use.
     #[sabi(last_prefix_field)]
     pub destroy: unsafe extern "C" fn(*const (), u64),
+    /// Tells the application of settings that changed while it runs: a [`ConfChange`](crate::conf::ConfChange) as
+    /// JSON. `false`: the application does not take changes while it runs. Since contract 1.1; where it is missing,
+    /// the answer is `false`. Dropping the future gives up.
+    pub conf_change: unsafe extern "C" fn(*const (), RVec<u8>) -> FfiFuture<RResult<bool, RString>>,
 }
 
 /// The host's functions for an application. The host is never unmapped.

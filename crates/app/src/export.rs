@@ -72,6 +72,7 @@ impl<A: Application> Tables<A> {
         suspend: instance::ffi_suspend::<A>,
         stop: instance::ffi_stop::<A>,
         destroy: instance::ffi_destroy::<A>,
+        conf_change: instance::ffi_conf_change::<A>,
     });
 
     const ROOT: AppRootRef = AppRootRef(Self::ROOT_FIELDS.static_as_prefix());

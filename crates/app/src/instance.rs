@@ -12,7 +12,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString, RVec};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::future::{FfiFuture, panic_message};
 use relmgr_abi::head::{RequestHead, Response};
@@ -21,6 +21,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::conf::NotTaken;
 use crate::response::describe;
 use crate::within::{self, Within};
 use crate::{Application, Context, Error, HttpService, children, log, request, response};
@@ -40,12 +41,24 @@ struct Running<A: Application> {
     router: A::Router,
 }
 
+/// Ends a task when nobody waits for it any more.
+struct EndOnDrop(tokio::task::AbortHandle);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The outcome of something that the application does, for the host.
 type Told = RResult<(), RString>;
 
+fn no_settings(error: &serde_json::Error) -> String {
+    format!("the settings do not decode into the application's: {error}")
+}
+
 fn decode<A: Application>(args: &StartArgs) -> Result<(Context, A::Settings), String> {
-    let settings = serde_json::from_slice(&args.settings)
-        .map_err(|error| format!("the settings do not decode into the application's: {error}"))?;
+    let settings = serde_json::from_slice(&args.settings).map_err(|error| no_settings(&error))?;
     Ok((Context::new(args.version.to_string(), PathBuf::from(args.directory.as_str())), settings))
 }
 
@@ -325,6 +338,30 @@ pub(crate) unsafe extern "C" fn ffi_suspend<A: Application>(data: *const ()) -> 
     // On the instance's runtime, since its timers need one.
     let task = instance.runtime.spawn(instance.suspend());
     FfiFuture::new(async move { drop(task.await) })
+}
+
+pub(crate) unsafe extern "C" fn ffi_conf_change<A: Application>(
+    data: *const (),
+    change: RVec<u8>,
+) -> FfiFuture<RResult<bool, RString>> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let running = instance.running.clone();
+    let task = instance.runtime.spawn(async move {
+        let Some(running) = running.get() else { return Err("the application has not started".into()) };
+        let change = serde_json::from_slice::<relmgr_abi::conf::ConfChange<A::Settings>>(&change);
+        match running.app.conf_change(change.map_err(|error| no_settings(&error))?.into()).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is::<NotTaken>() => Ok(false),
+            Err(error) => Err(error),
+        }
+    });
+    let given_up = EndOnDrop(task.abort_handle());
+    FfiFuture::new(async move {
+        let result = outcome(task, "conf_change").await;
+        drop(given_up);
+        result.map_err(RString::from).into()
+    })
 }
 
 pub(crate) unsafe extern "C" fn ffi_stop<A: Application>(data: *const ()) -> FfiFuture<()> {

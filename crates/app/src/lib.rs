@@ -40,6 +40,7 @@
 
 mod body;
 mod children;
+mod conf;
 mod export;
 mod info;
 mod instance;
@@ -52,6 +53,7 @@ use std::future::Future;
 
 pub use body::{Body, BodyError};
 pub use children::{Child, ChildContext, Restart};
+pub use conf::ConfChange;
 pub use info::{Context, NoSettings, RequestInfo};
 
 #[doc(hidden)]
@@ -103,6 +105,22 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// before it has ended its own, so no job runs twice at once.
     fn children(&self) -> Vec<Child> {
         Vec::new()
+    }
+
+    /// The operator changed settings while the application runs. Not called for keys that the schema marks with
+    /// `restart = true`: they stay as they are until `relmgr restart` or the next upgrade.
+    ///
+    /// Take over all of it or nothing: what stands in [`ConfChange::settings`] has been checked against the schema
+    /// and decoded. Without this method every change waits for a restart, as if all keys were marked so.
+    ///
+    /// # Errors
+    /// The change is refused in these words, and the node goes on with the values from before. The same holds for
+    /// a panic, and for a future that takes longer than `conf.change`: it is dropped.
+    fn conf_change(
+        &self,
+        _change: ConfChange<Self::Settings>,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        async { Err(conf::NotTaken.into()) }
     }
 
     /// Called when the generation is retired and its last request is over.

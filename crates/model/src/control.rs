@@ -7,6 +7,8 @@
 //! | `GET /v1/status` | [`NodeStatus`] |
 //! | `GET /v1/releases` | [`ReleaseList`] |
 //! | `POST /v1/operations` with an [`OperationRequest`] | one [`Progress`] a line while it runs, the last one [`Progress::Done`] |
+//! | `GET /v1/conf/effective` | [`EffectiveConf`](crate::conf::EffectiveConf) in force; with `?release=V` evaluated anew for that release |
+//! | `GET /v1/conf/diff` | [`ConfDifferences`](crate::conf::ConfDifferences) between what runs and the files |
 //! | `POST /v1/stop` | [`Pong`] at once; the node stops gracefully |
 //!
 //! Anything else, and an operation that is refused before it starts, is answered by a [`Fault`] and a 4xx or
@@ -18,6 +20,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::conf::{ConfReport, ConfStatus, Notice};
 use crate::plan::Step;
 
 /// Exit codes of `relmgr`: people script against them.
@@ -54,6 +57,8 @@ pub enum Kind {
     Prune,
     /// Replace the host process.
     Restart,
+    /// Evaluate the configuration anew and tell the running application what changed.
+    Reload,
 }
 
 impl Kind {
@@ -67,6 +72,7 @@ impl Kind {
             Self::Remove => "remove",
             Self::Prune => "prune",
             Self::Restart => "restart",
+            Self::Reload => "reload",
         }
     }
 }
@@ -145,6 +151,8 @@ pub enum Progress {
         /// In full sentences.
         text: String,
     },
+    /// What the operator's configuration has to do with the release.
+    Notice(Notice),
     /// The end; nothing comes after it.
     Done(Operation),
 }
@@ -197,6 +205,9 @@ pub struct Operation {
     /// Releases whose directories are gone now (`remove`, `prune`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<Version>,
+    /// What it has to do with the application's configuration.
+    #[serde(default, skip_serializing_if = "ConfReport::is_empty")]
+    pub conf: ConfReport,
 }
 
 /// A step and how long it took.
@@ -277,6 +288,9 @@ pub struct NodeStatus {
     pub listeners: Vec<String>,
     /// The last operation that ended.
     pub last_operation: Option<Operation>,
+    /// The application's configuration; `None` while nothing serves.
+    #[serde(default)]
+    pub conf: Option<ConfStatus>,
 }
 
 /// The release that serves.

@@ -58,6 +58,8 @@ pub enum Command {
         /// The current one.
         generation: u64,
     },
+    /// Tell the current generation's application that settings changed. Answered by [`Answer::ConfChanged`].
+    ConfChange(ConfChange),
     /// Drain a generation, stop it and unmap its library. Answered by [`Answer::Retired`] when the drain is over
     /// and unmapping was tried.
     Retire {
@@ -89,7 +91,7 @@ pub struct HostStart {
 }
 
 /// A release to load.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadRequest {
     /// Its version.
     pub version: Version,
@@ -107,6 +109,39 @@ pub struct LoadRequest {
     pub start_ms: u64,
     /// The release that served before, for the version endpoint.
     pub prev: Option<Version>,
+}
+
+impl std::fmt::Debug for LoadRequest {
+    /// Without the settings: there may be secrets among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadRequest").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// Settings that changed while a release serves.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfChange {
+    /// The release that serves; another one refuses.
+    pub version: Version,
+    /// All settings: a JSON object, secrets included.
+    pub settings: serde_json::Value,
+    /// Hash of the effective configuration, for the version endpoint.
+    pub conf_hash: String,
+    /// Keys with another value.
+    pub changed: Vec<String>,
+    /// Keys that had none.
+    pub new: Vec<String>,
+    /// Keys that have none any more.
+    pub removed: Vec<String>,
+    /// The application may take so long.
+    pub deadline_ms: u64,
+}
+
+impl std::fmt::Debug for ConfChange {
+    /// Without the settings: there may be secrets among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConfChange").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// The host's answer.
@@ -133,6 +168,11 @@ pub enum Answer {
     Swapped {
         /// The generation that served before.
         previous: Option<u64>,
+    },
+    /// The application has been told.
+    ConfChanged {
+        /// Whether it takes changes while it runs; a library of contract 1.0 does not.
+        heard: bool,
     },
     /// The drain is over.
     Retired {

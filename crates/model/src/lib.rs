@@ -12,11 +12,13 @@
 //! | [`plan`] | which steps an operation takes, decided from a snapshot of facts |
 //! | [`record`] | `state.json` and `history.jsonl` |
 //! | [`control`] | what the command line and the supervisor say to each other |
+//! | [`conf`] | the part of it that is about the application's configuration |
 //! | [`host`] | what the supervisor and the host say to each other |
 //! | [`settings`] | `relmgr.toml` |
 //! | [`home`] | where things lie in a node's home directory |
 
 pub mod channel;
+pub mod conf;
 pub mod control;
 pub mod home;
 pub mod host;

@@ -92,6 +92,11 @@ pub enum Plan {
         /// What to carry out after [`Step::Resolve`], which has been taken.
         steps: Vec<Step>,
     },
+    /// Evaluate the configuration of the release that serves.
+    Reload {
+        /// That release.
+        version: Version,
+    },
     /// Remove these releases' directories.
     Remove {
         /// Oldest first.
@@ -151,6 +156,9 @@ pub fn plan(request: &OperationRequest, facts: &Facts) -> Result<Plan, Refusal> 
             // Where none serves, the permanent one did not start: this tries it again.
             let to = facts.current.clone().or_else(|| facts.permanent.clone()).ok_or(Refusal::NoCurrent)?;
             Ok(Plan::Walk { to, steps: vec![Step::Configure, Step::Start, Step::Health, Step::Swap] })
+        }
+        Kind::Reload => {
+            facts.current.clone().map(|version| Plan::Reload { version }).ok_or(Refusal::NoCurrent)
         }
         Kind::Remove => {
             let version = request.version.clone().ok_or(Refusal::NoVersion { kind: Kind::Remove })?;

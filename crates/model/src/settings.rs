@@ -20,6 +20,9 @@ pub struct Settings {
     /// Deadlines of an upgrade.
     #[serde(default)]
     pub upgrade: Upgrade,
+    /// Changes of the application's configuration while it runs.
+    #[serde(default)]
+    pub conf: Conf,
     /// Restarts of the host.
     #[serde(default)]
     pub supervisor: Supervisor,
@@ -117,6 +120,23 @@ impl Default for Upgrade {
             drain: Duration::from_secs(30),
             keep_releases: 5,
         }
+    }
+}
+
+/// `[conf]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Conf {
+    /// Whether changes of `app.conf` and its like apply by themselves.
+    pub watch: bool,
+    /// How long the application may take over changed settings.
+    #[serde(with = "humantime_serde")]
+    pub change: Duration,
+}
+
+impl Default for Conf {
+    fn default() -> Self {
+        Self { watch: true, change: Duration::from_secs(10) }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod output;
 
 mod check;
 mod completion;
+mod conf;
 mod downgrade;
 mod fetch;
 mod history;
@@ -21,6 +22,7 @@ mod internal;
 mod ping;
 mod prune;
 mod releases;
+mod reload;
 mod remove;
 mod restart;
 mod run;
@@ -71,6 +73,8 @@ enum Command {
     Releases(releases::Args),
     History(history::Args),
     Ping(ping::Args),
+    Reload(reload::Args),
+    Conf(conf::Args),
     Restart(restart::Args),
     Stop(stop::Args),
     Version(version::Args),
@@ -103,6 +107,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => wait(status::main(args, &home)),
         Command::Releases(args) => wait(releases::main(args, &home)),
         Command::Ping(args) => wait(ping::main(args, &home)),
+        Command::Reload(args) => wait(reload::main(args, &home)),
+        Command::Conf(args) => wait(conf::main(args, &home)),
         Command::Restart(args) => wait(restart::main(args, &home)),
         Command::Stop(args) => wait(stop::main(args, &home)),
         Command::Version(args) => wait(version::main(args, &home)),

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use relmgr_model::Version;
+use relmgr_model::conf::ConfReport;
 use relmgr_model::control::{Kind, Operation, OperationRequest, Outcome, Progress};
 use relmgr_model::home::Home;
 
@@ -104,8 +105,23 @@ fn success(operation: &Operation) -> String {
         Kind::Fetch if already => format!("{to} is installed already"),
         Kind::Fetch => format!("{to} is installed"),
         Kind::Restart => format!("{to} serves in a new host process"),
+        Kind::Reload => reloaded(&operation.conf),
         Kind::Remove | Kind::Prune => removed(&operation.removed),
     }
+}
+
+/// What a reload came to; one that was refused is an error.
+fn reloaded(conf: &ConfReport) -> String {
+    let waiting = "waiting for `relmgr restart` or the next upgrade";
+    let lines = [
+        ("changed", &conf.changed),
+        ("new", &conf.new),
+        ("removed", &conf.removed),
+        (waiting, &conf.pending),
+    ];
+    let lines = lines.iter().filter(|(_, keys)| !keys.is_empty());
+    let lines: Vec<_> = lines.map(|(what, keys)| format!("{what}: {}", keys.join(", "))).collect();
+    if lines.is_empty() { "nothing is different from what runs".into() } else { lines.join("\n") }
 }
 
 fn removed(versions: &[Version]) -> String {
@@ -123,7 +139,8 @@ mod tests {
     fn operation(kind: Kind, outcome: Outcome) -> Operation {
         let (error, hint) = (None, None);
         let to = Some("1.2.3".parse().unwrap());
-        Operation { kind, from: None, to, outcome, error, hint, steps: vec![], removed: vec![] }
+        let conf = ConfReport::default();
+        Operation { kind, from: None, to, outcome, error, hint, steps: vec![], removed: vec![], conf }
     }
 
     #[test]
@@ -133,6 +150,20 @@ mod tests {
         assert_eq!(words(Kind::Downgrade, Outcome::Done), "1.2.3 serves, after 0 µs");
         assert_eq!(words(Kind::Fetch, Outcome::Done), "1.2.3 is installed");
         assert_eq!(words(Kind::Prune, Outcome::Done), "nothing to remove");
+    }
+
+    #[test]
+    fn a_reload_says_what_changed_and_what_waits() {
+        let keys = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let mut reload = operation(Kind::Reload, Outcome::Done);
+        assert_eq!(success(&reload), "nothing is different from what runs");
+        reload.conf.changed = keys(&["Repo.pool_size", "logger.level"]);
+        reload.conf.pending = keys(&["Endpoint.url.port"]);
+        assert_eq!(
+            success(&reload),
+            "changed: Repo.pool_size, logger.level\n\
+             waiting for `relmgr restart` or the next upgrade: Endpoint.url.port"
+        );
     }
 
     #[test]

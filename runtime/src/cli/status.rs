@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
+use relmgr_model::conf::ConfStatus;
 use relmgr_model::control::{GenerationStatus, NodeStatus, Operation, Phase};
 use relmgr_model::home::Home;
 
@@ -58,11 +59,30 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
         1 => line("host", &format!("{host}, started again once after it died")),
         times => line("host", &format!("{host}, started again {times} times after it died")),
     }
+    if let Some(conf) = &status.conf {
+        conf_lines(conf, now, &mut line);
+    }
     if let Some(operation) = &status.last_operation {
         line("last", &last(operation));
     }
     text.push_str(&generations(&status.generations));
     text
+}
+
+/// The configuration: what is in force, what waits, what is wrong.
+fn conf_lines(conf: &ConfStatus, now: DateTime<Utc>, line: &mut impl FnMut(&str, &str)) {
+    let hash = conf.hash.get(..12).unwrap_or(&conf.hash);
+    line("conf", &format!("{hash} since {}", moment(conf.loaded_at, now)));
+    if !conf.pending.is_empty() {
+        line("", &format!("waiting for `relmgr restart` or an upgrade: {}", conf.pending.join(", ")));
+    }
+    if let Some(reason) = &conf.unwatched {
+        line("", &format!("not watched ({reason}): `relmgr reload` applies changes"));
+    }
+    if let Some(error) = &conf.error {
+        let text = error.text.replace('\n', "\n              ");
+        line("", &format!("refused {}: {text}", moment(error.at, now)));
+    }
 }
 
 fn phase(phase: Phase) -> &'static str {
@@ -115,6 +135,7 @@ fn generations(generations: &[GenerationStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use relmgr_model::conf::{ConfError, ConfReport};
     use relmgr_model::control::{CurrentRelease, GenerationState, Kind, Outcome, PrevRelease};
 
     #[test]
@@ -169,6 +190,21 @@ mod tests {
                 hint: None,
                 steps: vec![],
                 removed: vec![],
+                conf: ConfReport::default(),
+            }),
+            conf: Some(ConfStatus {
+                hash: "5a2c".repeat(16),
+                loaded_at: at("2026-11-20T19:55:00Z"),
+                pending: vec!["Endpoint.url.port".into(), "Repo.hostname".into()],
+                error: Some(ConfError {
+                    at: at("2026-11-20T19:58:00Z"),
+                    text: "the configuration does not fit 2026.1120.192733:\napp.conf:3:1: no.such: is not a key \
+                           of this release"
+                        .into(),
+                }),
+                unwatched: None,
+                reloads: 3,
+                refused: 1,
             }),
         };
         insta::assert_snapshot!(text(&status, at("2026-11-20T20:00:00Z")));

@@ -88,6 +88,7 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             Ok(Answer::Done)
         }
         Command::Commit { generation } => host.commit(generation),
+        Command::ConfChange(change) => host.conf_change(change).await,
         Command::Retire { generation, drain_ms } => {
             host.retire(generation, Duration::from_millis(drain_ms)).await
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use chrono::{DateTime, Utc};
-use relmgr_abi::abi_stable::std_types::{ROption, RResult};
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
 use relmgr_abi::head::{RequestHead, Response};
@@ -51,8 +51,6 @@ pub struct Facts {
     pub sha256: String,
     /// The library's build id, hexadecimal; empty: it has none.
     pub build_id: String,
-    /// Hash of the configuration that it was started with.
-    pub conf_hash: String,
     /// The release that served before it.
     pub prev: Option<Version>,
     /// Requests that it began to answer.
@@ -62,6 +60,7 @@ pub struct Facts {
     /// Handlers that panicked.
     pub panics: AtomicU64,
     permanent: AtomicBool,
+    conf_hash: std::sync::Mutex<String>,
     state: AtomicU8,
     since: std::sync::Mutex<DateTime<Utc>>,
     reasons: std::sync::Mutex<Vec<String>>,
@@ -142,6 +141,16 @@ impl Facts {
         self.permanent.load(Ordering::Acquire)
     }
 
+    /// Hash of the configuration that it runs with.
+    pub fn conf_hash(&self) -> String {
+        super::lock(&self.conf_hash).clone()
+    }
+
+    /// Says with which configuration it runs from now on.
+    pub fn set_conf_hash(&self, hash: String) {
+        *super::lock(&self.conf_hash) = hash;
+    }
+
     /// Since when it has been doing what it is doing.
     pub fn since(&self) -> DateTime<Utc> {
         *super::lock(&self.since)
@@ -219,12 +228,12 @@ impl Generation {
             version: request.version.clone(),
             sha256: request.sha256.clone(),
             build_id: super::elf::build_id(&request.library).unwrap_or_default(),
-            conf_hash: request.conf_hash.clone(),
             prev: request.prev.clone(),
             begun: Counter::default(),
             ended: Counter::default(),
             panics: AtomicU64::new(0),
             permanent: AtomicBool::new(false),
+            conf_hash: std::sync::Mutex::new(request.conf_hash.clone()),
             state: AtomicU8::new(0),
             since: std::sync::Mutex::new(Utc::now()),
             reasons: std::sync::Mutex::new(Vec::new()),
@@ -272,6 +281,11 @@ impl Generation {
     /// Its words.
     pub async fn health(&self) -> Result<(), Fault> {
         app::told(app::ask(&self.instance, self.instance.functions.health())).await
+    }
+
+    /// Tells the application of changed settings; `None`: it cannot be told.
+    pub fn conf_change(&self, change: &[u8]) -> Option<FfiFuture<RResult<bool, RString>>> {
+        app::conf_change(&self.instance, change)
     }
 
     /// Answers a request.

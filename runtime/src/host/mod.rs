@@ -13,6 +13,7 @@ pub mod app;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod body;
 pub mod channel;
+mod conf;
 pub mod connection;
 pub mod elf;
 pub mod front;

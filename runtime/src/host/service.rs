@@ -223,7 +223,7 @@ fn version(generation: &Generation, request: &Request<Incoming>, turn: Turn) -> 
         "version": facts.version,
         "build_id": facts.build_id,
         "sha256": facts.sha256,
-        "conf": facts.conf_hash,
+        "conf": facts.conf_hash(),
         "status": if facts.is_permanent() { "permanent" } else { "current" },
         "since": facts.since(),
         "prev": facts.prev,

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use chrono::Utc;
 use relmgr_model::Version;
+use relmgr_model::conf::ConfReport;
 use relmgr_model::control::{Kind, Operation, Outcome};
 use relmgr_model::host::{Answer, Command};
 
+use super::conf;
 use super::handler::{self, OperationError};
-use super::host_process::HostProcess;
+use super::host_process::{CallError, HostProcess};
 use super::node::{End, InForce, Node, Serving};
 
 /// Starts a host, loads the permanent release in it (should that fail: the previous one, once) and accepts.
@@ -33,6 +35,7 @@ pub async fn boot(node: &Arc<Node>) {
     }
     // A host that died meanwhile is seen by `watch`.
     let _ = host.call(Command::Accept).await;
+    node.rearm.notify_one();
     watch(node, host);
 }
 
@@ -82,27 +85,36 @@ async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), 
     // What ran is what runs again: an app.conf that is being edited while the host dies must not decide whether
     // it comes back, and clients that wait are not to wait for its files to be read.
     let in_force = node.with(|state| state.in_force.clone()).filter(|in_force| in_force.version == *version);
-    let effective = match in_force {
-        Some(in_force) => in_force.effective,
+    let in_force = match in_force {
+        Some(in_force) => in_force,
         None => {
             handler::verify_installed(node, version).await?;
-            handler::configure(node, version)?
+            InForce::new(version.clone(), handler::configure(node, version)?)
         }
     };
+    let effective = &in_force.effective;
     let library = node.home.release(version).join(node.tree.manifest(version)?.library);
     let library = std::path::absolute(&library).map_err(|source| OperationError::Io {
         path: library,
         what: "read",
         source,
     })?;
-    let request = handler::load_request(node, version, library, &effective)?;
-    let failed = |error| OperationError::Host { version: version.clone(), error };
+    let request = handler::load_request(node, version, library, effective)?;
+    let failed = |error: CallError| OperationError::Host {
+        version: version.clone(),
+        error: error.redacted(effective),
+    };
     let Answer::Loaded { generation } = host.call(Command::Load(request)).await.map_err(failed)? else {
         return Err(OperationError::Cut("the host's answer to load".into()));
     };
     host.call(Command::Swap { generation }).await.map_err(failed)?;
     host.call(Command::Commit { generation }).await.map_err(failed)?;
-    node.with(|state| state.in_force = Some(InForce { version: version.clone(), effective }));
+    conf::write_effective(node, version, effective);
+    // Where it is known already it is not put back: a reload of which the host died has its word in there by now.
+    node.with(|state| match &state.in_force {
+        Some(known) if known.version == *version => {}
+        _ => state.in_force = Some(in_force),
+    });
     Ok(())
 }
 
@@ -118,6 +130,7 @@ fn tell_failure(node: &Node, version: &Version, error: &OperationError) -> Opera
         hint: None,
         steps: vec![],
         removed: vec![],
+        conf: ConfReport::default(),
     };
     handler::tell_history(node, &operation, None, 0.0);
     operation

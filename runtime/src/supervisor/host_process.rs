@@ -40,6 +40,19 @@ pub enum CallError {
     Died(String),
 }
 
+impl CallError {
+    /// The same without the secrets of `effective`, which an application may repeat in its words.
+    #[must_use]
+    pub fn redacted(self, effective: &relmgr_conf::Effective) -> Self {
+        match self {
+            Self::Refused(HostError { message }) => {
+                Self::Refused(HostError { message: effective.redact(&message) })
+            }
+            died => died,
+        }
+    }
+}
+
 /// A host process that could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("the host process cannot be started")]

@@ -4,12 +4,14 @@
 //! ```text
 //! run            lock, settings, record, listeners; boot; until told to stop
 //!   ├─ boot      a host with the permanent release; again after a death, under the intensity
+//!   ├─ conf      app.conf while the node runs: watch, reload
 //!   ├─ control   the control socket
 //!   │    └─ handler   one operation at a time: plan, walk, history
 //!   └─ host_process, preflight   the two kinds of children
 //! ```
 
 mod boot;
+mod conf;
 mod control;
 mod handler;
 mod host_process;
@@ -143,6 +145,7 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     handler::remember_last(&node)?;
     // 5. The permanent release.
     tokio::spawn(control::serve(node.clone(), control));
+    tokio::spawn(conf::watch(node.clone()));
     let mut end = node.end.subscribe();
     let booting = tokio::spawn({
         let node = node.clone();
@@ -153,7 +156,7 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     });
     tokio::select! {
         _ = end.wait_for(Option::is_some) => {}
-        name = signals.stop() => {
+        name = signals.stop(&node) => {
             tracing::info!("{name}: the node stops");
             node.end_for(End::Asked);
         }
@@ -216,13 +219,18 @@ impl Signals {
         Ok(Self { term, int, hup: signal(SignalKind::hangup())? })
     }
 
-    async fn stop(&mut self) -> &'static str {
+    /// Waits for one that ends the node; SIGHUP reloads the configuration.
+    async fn stop(&mut self, node: &Arc<Node>) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return "SIGTERM",
                 _ = self.int.recv() => return "SIGINT",
-                // A terminal that goes away must not take the node along.
-                _ = self.hup.recv() => tracing::info!("SIGHUP: nothing is reloaded"),
+                // What a terminal that goes away sends, too: it must not take the node along.
+                _ = self.hup.recv() => {
+                    tracing::info!("SIGHUP: the configuration is reloaded");
+                    let node = node.clone();
+                    tokio::spawn(async move { conf::reload_by_itself(&node, conf::Cause::Signal).await });
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use relmgr_conf::Effective;
 use relmgr_model::Version;
+use relmgr_model::conf::{ConfError, ConfStatus};
 use relmgr_model::control::{
     CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease, ReleaseList,
     ReleaseStatus,
@@ -51,6 +52,8 @@ pub struct Node {
     /// Held while a host is brought up with the permanent release, and while another release becomes that one:
     /// the two must not meet.
     pub pointers: tokio::sync::Mutex<()>,
+    /// Notified when another release serves, or the same one with other values: other files may belong to it.
+    pub rearm: tokio::sync::Notify,
     /// Set once, when the node is to end.
     pub end: watch::Sender<Option<End>>,
     started_at: DateTime<Utc>,
@@ -72,8 +75,10 @@ pub struct State {
     pub record: NodeRecord,
     /// The release that serves.
     pub current: Option<Serving>,
-    /// What the release that serves was started with.
+    /// What the release that serves runs with.
     pub in_force: Option<InForce>,
+    /// What became of reloads.
+    pub conf: Reloads,
     /// The process that serves.
     pub host: Option<Arc<HostProcess>>,
     /// How often a host was started again after it died.
@@ -97,14 +102,42 @@ pub struct Serving {
     pub since: DateTime<Utc>,
 }
 
-/// A release and the configuration that it was started with. Secrets are in it: it never leaves the process but
-/// for the host.
+/// A release and the configuration that it runs with. Secrets are in it: it never leaves the process but for the
+/// host.
 #[derive(Debug, Clone)]
 pub struct InForce {
     /// The release.
     pub version: Version,
     /// Its configuration.
     pub effective: Effective,
+    /// Since when.
+    pub loaded_at: DateTime<Utc>,
+    /// Keys of which the files have other values, which wait for a restart.
+    pub pending: Vec<String>,
+    /// Why the files as they are now are not in force.
+    pub error: Option<ConfError>,
+}
+
+impl InForce {
+    /// What a release has just been started with.
+    pub fn new(version: Version, effective: Effective) -> Self {
+        Self { version, effective, loaded_at: Utc::now(), pending: vec![], error: None }
+    }
+}
+
+/// What became of reloads since the supervisor started.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// Those that changed something.
+    pub reloads: u64,
+    /// Those that were refused.
+    pub refused: u64,
+    /// What the last evaluation looked at.
+    pub reads: relmgr_conf::Reads,
+    /// Why changes of files go unseen.
+    pub unwatched: Option<String>,
+    /// What an application was told and did not take over.
+    pub refused_values: Option<(Version, Effective)>,
 }
 
 impl Node {
@@ -136,6 +169,7 @@ impl Node {
             record,
             current: None,
             in_force: None,
+            conf: Reloads::default(),
             host: None,
             host_restarts: 0,
             deaths: VecDeque::new(),
@@ -152,6 +186,7 @@ impl Node {
             listeners,
             operations: tokio::sync::Mutex::new(()),
             pointers: tokio::sync::Mutex::new(()),
+            rearm: tokio::sync::Notify::new(),
             end: watch::Sender::new(None),
             started_at: Utc::now(),
             state: Mutex::new(state),
@@ -277,6 +312,7 @@ impl Node {
                 generations,
                 listeners: addresses.map(|address: SocketAddr| address.to_string()).collect(),
                 last_operation: state.last_operation.clone(),
+                conf: state.conf_status(),
             }
         })
     }
@@ -327,6 +363,21 @@ pub enum HostStartError {
 }
 
 impl State {
+    /// The configuration of the release that serves.
+    fn conf_status(&self) -> Option<ConfStatus> {
+        let serving = self.current.as_ref().map(|serving| &serving.version);
+        let in_force = self.in_force.as_ref().filter(|in_force| serving == Some(&in_force.version))?;
+        Some(ConfStatus {
+            hash: in_force.effective.hash(),
+            loaded_at: in_force.loaded_at,
+            pending: in_force.pending.clone(),
+            error: in_force.error.clone(),
+            unwatched: self.conf.unwatched.clone(),
+            reloads: self.conf.reloads,
+            refused: self.conf.refused,
+        })
+    }
+
     fn phase(&self) -> Phase {
         match (&self.host, &self.running) {
             _ if self.stopped => Phase::Stopped,

@@ -34,6 +34,18 @@ pub enum PreflightError {
     Deadline(Duration),
 }
 
+impl PreflightError {
+    /// The same without the secrets of `effective`, which an application may repeat in its words.
+    #[must_use]
+    pub fn redacted(self, effective: &relmgr_conf::Effective) -> Self {
+        match self {
+            Self::Refused(words) => Self::Refused(effective.redact(&words)),
+            Self::Crashed { how, words } => Self::Crashed { how, words: effective.redact(&words) },
+            other => other,
+        }
+    }
+}
+
 fn words_after(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }

@@ -12,6 +12,7 @@ use relmgr_store::tree::TreeError;
 use super::super::host_process::CallError;
 use super::super::node::HostStartError;
 use super::super::preflight::PreflightError;
+use crate::conf::SchemaError;
 
 /// Why an operation failed. Each text says what to do where that is known.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +57,8 @@ pub enum OperationError {
         version: Version,
     },
     /// The release has no usable schema.
-    #[error("the schema of {version} cannot be used:\n{faults}")]
-    Schema {
-        /// The release.
-        version: Version,
-        /// All of them.
-        faults: Faults,
-    },
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
     /// The operator's configuration is wrong for the release.
     #[error("the configuration does not fit {version}:\n{faults}")]
     Configuration {
@@ -139,7 +135,7 @@ impl OperationError {
     pub fn blames_release(&self) -> bool {
         match self {
             Self::Preflight { error, .. } => !matches!(error, PreflightError::Io(_)),
-            Self::Host { .. } | Self::NotServing { .. } | Self::Schema { .. } => true,
+            Self::Host { .. } | Self::NotServing { .. } | Self::Schema(SchemaError::Faults { .. }) => true,
             _ => false,
         }
     }

@@ -15,7 +15,7 @@ use relmgr_store::package;
 use relmgr_store::repository::{Fetch, forget};
 
 use super::super::node::Node;
-use super::super::preflight::try_release;
+use super::super::preflight::{PreflightError, try_release};
 use super::OperationError;
 use super::walk::Walk;
 
@@ -120,7 +120,8 @@ impl Walk<'_> {
         let settings = self.effective.as_ref().map(relmgr_conf::Effective::to_json).unwrap_or_default();
         let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
         let tried = try_release(&library, &settings, deadline).await;
-        tried.map_err(|error| OperationError::Preflight { version: to.clone(), error })?;
+        let redact = |error: PreflightError| self.effective.iter().fold(error, PreflightError::redacted);
+        tried.map_err(|error| OperationError::Preflight { version: to.clone(), error: redact(error) })?;
         Ok(None)
     }
 

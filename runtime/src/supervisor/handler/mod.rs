@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
+use relmgr_model::conf::ConfReport;
 use relmgr_model::control::{Fault, Kind, Operation, OperationRequest, Outcome, Progress, StepTime};
 use relmgr_model::plan::{Plan, Step, plan};
 use relmgr_model::record::HistoryEntry;
@@ -69,6 +70,7 @@ pub fn begin(
             }
         });
         drop(guard);
+        node.rearm.notify_one();
         // Last, so that who has heard the end may ask for the next operation.
         let _ = tell.send(Progress::Done(operation));
     });
@@ -100,6 +102,7 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
         hint: None,
         steps: walk.steps,
         removed: walk.removed,
+        conf: walk.conf,
     };
     let ms = milliseconds(begun);
     let (kind, to) = (request.kind.name(), operation.to.as_ref().map(tracing::field::display));
@@ -145,6 +148,8 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
     walk.end(resolving, walk.to.as_ref().map(ToString::to_string));
     match plan {
         Plan::AlreadyDone { .. } => Ok(Outcome::AlreadyDone),
+        Plan::Reload { .. } if request.dry_run => Ok(Outcome::Done),
+        Plan::Reload { version } => walk.reload(&version).await,
         Plan::Remove { versions } => {
             walk.removed.clone_from(&versions);
             if !request.dry_run {
@@ -183,6 +188,7 @@ pub fn remember_last(node: &Node) -> Result<(), JournalError> {
         hint: None,
         steps: entry.steps,
         removed: vec![],
+        conf: ConfReport::default(),
     });
     node.with(|state| state.last_operation = operation);
     Ok(())

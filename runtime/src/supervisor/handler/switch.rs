@@ -88,6 +88,9 @@ impl Walk<'_> {
             state.host.replace(host.clone())
         });
         self.candidate = None;
+        if let Some(effective) = &self.effective {
+            super::super::conf::write_effective(self.node, to, effective);
+        }
         super::super::boot::watch(self.node, host);
         let _ = self.call(to, Command::Commit { generation }).await;
         // Where none served, nothing was linked.
@@ -205,8 +208,7 @@ impl Walk<'_> {
 
     /// What `to` was started with.
     fn in_force(&self, to: &Version) -> Option<InForce> {
-        let effective = self.effective.clone()?;
-        Some(InForce { version: to.clone(), effective })
+        Some(InForce::new(to.clone(), self.effective.clone()?))
     }
 
     /// Whether the host that the release is loaded in has died, or another one serves.
@@ -227,7 +229,10 @@ impl Walk<'_> {
         match error {
             // Told to end, like everything else in the node.
             CallError::Died(_) if self.node.is_stopping() => OperationError::Stopped,
-            error => OperationError::Host { version: to.clone(), error },
+            error => {
+                let error = self.effective.iter().fold(error, CallError::redacted);
+                OperationError::Host { version: to.clone(), error }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use chrono::Utc;
 use relmgr_conf::Effective;
 use relmgr_model::Version;
+use relmgr_model::conf::ConfReport;
 use relmgr_model::control::{Kind, OperationRequest, Progress, StepTime};
 use relmgr_model::manifest::Manifest;
 use relmgr_model::plan::Step;
@@ -39,6 +40,8 @@ pub(super) struct Walk<'a> {
     pub(super) pinned: Option<(Version, String)>,
     /// The fetched package, from `fetch` on.
     pub(super) package: Option<PathBuf>,
+    /// What the operation has to do with the configuration.
+    pub(super) conf: ConfReport,
     /// The release's configuration, from `configure` on.
     pub(super) effective: Option<Effective>,
     /// The host that the release is loaded in, from `start` on.
@@ -70,6 +73,7 @@ impl<'a> Walk<'a> {
             manifest: None,
             pinned: None,
             package: None,
+            conf: ConfReport::default(),
             effective: None,
             host: None,
             candidate: None,
@@ -147,10 +151,7 @@ impl<'a> Walk<'a> {
             Step::Fetch => self.fetch(to).await,
             Step::Verify => self.verify(to).await,
             Step::Unpack => self.unpack(to).await,
-            Step::Configure => {
-                self.effective = Some(super::configure(self.node, to)?);
-                Ok(None)
-            }
+            Step::Configure => self.configure(to),
             Step::Preflight => self.preflight(to).await,
             Step::Start => self.start(to).await,
             Step::Health => self.health(to).await,
