@@ -3,6 +3,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`atomic`] | the one way in which a file is replaced |
+//! | [`delta`] | what makes one release of another |
 //! | [`digest`] | sizes and SHA-256 |
 //! | [`package`] | `<version>.tar.gz`: pack, and unpack what nobody has vouched for yet |
 //! | [`repository`] | where releases are published and fetched from |
@@ -12,6 +13,7 @@
 //! | [`journal`] | a node's `state.json` and `history.jsonl` |
 
 pub mod atomic;
+pub mod delta;
 pub mod digest;
 pub mod journal;
 pub mod package;

@@ -152,7 +152,7 @@ fn open(path: &Path) -> Result<Archive<GzDecoder<BufReader<File>>>, PackageError
     Ok(Archive::new(GzDecoder::new(BufReader::with_capacity(CHUNK, file))))
 }
 
-fn entry_name<R: Read>(entry: &Entry<'_, R>) -> Result<String, String> {
+pub(crate) fn entry_name<R: Read>(entry: &Entry<'_, R>) -> Result<String, String> {
     let bytes = entry.path_bytes();
     let name =
         String::from_utf8(bytes.into_owned()).map_err(|_| "an entry's name is not UTF-8".to_owned())?;
@@ -165,21 +165,34 @@ fn entry_name<R: Read>(entry: &Entry<'_, R>) -> Result<String, String> {
 /// # Errors
 /// [`PackageError`]; nothing is left behind then.
 pub fn unpack(package: &Path, staging: &Path, dest: &Path, manifest: &Manifest) -> Result<(), PackageError> {
+    place(staging, dest, manifest, |root| {
+        // 1. Write what the manifest names, and nothing else.
+        write_entries(package, root, manifest)?;
+        // 2. Read it back from disk: what will be mapped is what was hashed.
+        tree::verify_files(root, manifest)
+            .map_err(|error| PackageError::Refused { path: package.to_owned(), reason: error.to_string() })
+    })
+}
+
+/// Has `fill` make a release's directory out of sight, makes it durable, and gives it its name.
+pub(crate) fn place<E: From<PackageError>>(
+    staging: &Path,
+    dest: &Path,
+    manifest: &Manifest,
+    fill: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     let temporary = tempfile::Builder::new().prefix("unpack-").tempdir_in(staging);
     let temporary = temporary.map_err(io_error(staging, "written"))?;
     let root = temporary.path();
     std::fs::set_permissions(root, PermissionsExt::from_mode(0o755)).map_err(io_error(root, "written"))?;
-    // 1. Write what the manifest names, and nothing else.
-    write_entries(package, root, manifest)?;
-    // 2. Read it back from disk: what will be mapped is what was hashed.
-    tree::verify_files(root, manifest)
-        .map_err(|error| PackageError::Refused { path: package.to_owned(), reason: error.to_string() })?;
-    // 3. Make it durable, then give it its name.
+    fill(root)?;
+    let text = manifest.for_package().to_toml();
+    write_file(&root.join(MANIFEST), text.as_bytes(), text.len() as u64, 0o644)?;
     sync_tree(root, manifest).map_err(io_error(root, "written"))?;
     std::fs::rename(root, dest).map_err(io_error(dest, "written"))?;
     // Renamed: nothing is left to remove.
     let _ = temporary.keep();
-    atomic::sync_dir(atomic::parent(dest)).map_err(io_error(dest, "written"))
+    Ok(atomic::sync_dir(atomic::parent(dest)).map_err(io_error(dest, "written"))?)
 }
 
 fn write_entries(package: &Path, root: &Path, manifest: &Manifest) -> Result<(), PackageError> {
@@ -198,14 +211,12 @@ fn write_entries(package: &Path, root: &Path, manifest: &Manifest) -> Result<(),
             return Err(refused(format!("`{name}` is in it twice")));
         }
         if name == MANIFEST {
-            let text = manifest.for_package().to_toml();
             let mut inside = String::new();
             (&mut entry).take(manifest::MAX_BYTES).read_to_string(&mut inside).map_err(damaged)?;
             let same = Manifest::parse(&inside).is_ok_and(|inside| inside == manifest.for_package());
             if !same {
                 return Err(refused("the manifest inside differs from the one beside it".into()));
             }
-            write_file(&root.join(MANIFEST), text.as_bytes(), text.len() as u64, 0o644)?;
             continue;
         }
         let Some(digest) = manifest.files.get(&name) else {
@@ -249,7 +260,7 @@ fn kind_name(kind: EntryType) -> &'static str {
     }
 }
 
-fn make_parents(root: &Path, path: &Path) -> Result<(), PackageError> {
+pub(crate) fn make_parents(root: &Path, path: &Path) -> Result<(), PackageError> {
     let parent = atomic::parent(path);
     if parent != root {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
@@ -259,26 +270,59 @@ fn make_parents(root: &Path, path: &Path) -> Result<(), PackageError> {
 }
 
 /// Writes at most `size` bytes of `data` to a new file.
-fn write_file(path: &Path, mut data: impl Read, size: u64, mode: u32) -> Result<Digest, PackageError> {
-    let created = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let mut file = created.map_err(io_error(path, "written"))?;
-    let mut hasher = Hasher::default();
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let damaged = |source| PackageError::Damaged { path: path.to_owned(), source };
-        let len = match data.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(damaged(error)),
-        };
-        hasher.update(&chunk[..len]);
-        if hasher.size() > size {
-            return Err(damaged(io::Error::other(format!("more than the {size} bytes that were announced"))));
-        }
-        file.write_all(&chunk[..len]).map_err(io_error(path, "written"))?;
+pub(crate) fn write_file(
+    path: &Path,
+    mut data: impl Read,
+    size: u64,
+    mode: u32,
+) -> Result<Digest, PackageError> {
+    let mut file = NewFile::create(path, size, mode).map_err(io_error(path, "written"))?;
+    match io::copy(&mut data, &mut file) {
+        Ok(_) => Ok(file.finish()),
+        Err(source) if file.failed() => Err(io_error(path, "written")(source)),
+        Err(source) => Err(PackageError::Damaged { path: path.to_owned(), source }),
     }
-    Ok(hasher.finish())
+}
+
+/// A new file that grows to a limit and is hashed on the way.
+pub(crate) struct NewFile {
+    file: File,
+    hasher: Hasher,
+    limit: u64,
+    failed: bool,
+}
+
+impl NewFile {
+    /// Creates the file, which must not be there.
+    pub(crate) fn create(path: &Path, limit: u64, mode: u32) -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        Ok(Self { file, hasher: Hasher::default(), limit, failed: false })
+    }
+
+    /// Whether an error of a write was the disk's. (The others are the limit's, or whoever was read from.)
+    pub(crate) fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The digest of what was written.
+    pub(crate) fn finish(self) -> Digest {
+        self.hasher.finish()
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.hasher.size() + bytes.len() as u64 > self.limit {
+            return Err(io::Error::other(format!("more than the {} bytes that were announced", self.limit)));
+        }
+        let written = self.file.write(bytes).inspect_err(|_| self.failed = true)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Makes every file and directory under `root` durable.

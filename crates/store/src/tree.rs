@@ -8,6 +8,7 @@ use relmgr_model::Version;
 use relmgr_model::home::Home;
 use relmgr_model::manifest::{Manifest, ManifestError};
 
+use crate::delta::{self, DeltaError, Unpacked};
 use crate::package::{self, PackageError};
 use crate::{atomic, digest};
 
@@ -117,6 +118,32 @@ impl ReleaseTree {
         package: &Path,
         manifest: &Manifest,
     ) -> Result<(), PackageError> {
+        let dest = self.make_way(version)?;
+        package::unpack(package, &self.home.staging(), &dest, manifest)
+    }
+
+    /// Makes `version` of the installed release `base` and a delta.
+    ///
+    /// # Errors
+    /// [`DeltaError`]; nothing is left behind then.
+    pub fn install_delta(
+        &self,
+        version: &Version,
+        base: &Version,
+        delta: &Path,
+        manifest: &Manifest,
+    ) -> Result<(), DeltaError> {
+        let unusable =
+            |error: TreeError| DeltaError::Base { path: delta.to_owned(), reason: error.to_string() };
+        let base_manifest = self.manifest(base).map_err(unusable)?;
+        let root = self.home.release(base);
+        let dest = self.make_way(version)?;
+        let base = Unpacked { root: &root, manifest: &base_manifest };
+        delta::apply(delta, base, manifest, &self.home.staging(), &dest)
+    }
+
+    /// Where a release is to lie; what lies there already and nobody knows of is removed.
+    fn make_way(&self, version: &Version) -> Result<PathBuf, PackageError> {
         let dest = self.home.release(version);
         if dest.symlink_metadata().is_ok() {
             self.remove(version).map_err(|error| PackageError::Io {
@@ -125,7 +152,7 @@ impl ReleaseTree {
                 source: io::Error::other(error),
             })?;
         }
-        package::unpack(package, &self.home.staging(), &dest, manifest)
+        Ok(dest)
     }
 
     /// The manifest of an installed release.

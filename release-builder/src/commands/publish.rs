@@ -42,6 +42,9 @@ pub(super) struct Args {
     /// Leave every channel, VERSION and latest.tar.gz as they are
     #[arg(long)]
     no_channel: bool,
+    /// Make no delta from the release that the channel names now
+    #[arg(long)]
+    no_delta: bool,
     #[command(flatten)]
     document: ChannelArgs,
     /// Print JSON
@@ -63,6 +66,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         channel: keys.channel(),
         to: (!args.no_channel).then_some(&args.channel),
         lifetime: args.document.lifetime()?,
+        delta: !args.no_delta,
         min_version: args.document.min_version.clone(),
         progress: bar.progress(),
         ..Publisher::default()
@@ -77,6 +81,13 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         false => {
             ui::status("Unchanged", format!("{name} {version} is in {url} already, with the same content"))
         }
+    }
+    if let Some(fault) = &published.delta_fault {
+        ui::warning(format!("no delta was made, nodes fetch the package: {fault}"));
+    }
+    for (from, delta) in &published.deltas {
+        let part = *delta as f64 / size.max(1) as f64 * 100.0;
+        ui::status("Delta", format!("from {from}: {}, {part:.1} % of the package", ui::size(*delta)));
     }
     if published.signed {
         ui::status("Signed", "its manifest");
@@ -95,6 +106,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
             "version": version,
             "repository": url,
             "package_written": published.package_written,
+            "deltas": published.deltas,
             "signed": published.signed,
             "channel": args.channel,
             "channel_set": published.channel_set,

@@ -9,6 +9,7 @@ use relmgr_model::manifest::ManifestError;
 use relmgr_model::version::ParseVersionError;
 
 use super::POINTER_BYTES;
+use crate::delta::DeltaError;
 use crate::package::PackageError;
 use crate::signature::{KeyError, SignatureError};
 use crate::storage::StorageError;
@@ -296,4 +297,7 @@ pub enum RepositoryError {
     /// The package inside cannot be used.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The delta cannot be made.
+    #[error(transparent)]
+    Delta(#[from] DeltaError),
 }

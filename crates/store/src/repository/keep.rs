@@ -86,7 +86,7 @@ impl Repository {
     pub async fn verify(&self, mut seen: impl FnMut(&Finding)) -> Result<Vec<Finding>, RepositoryError> {
         let mut findings = Vec::new();
         let mut note = |what: String, result: Result<(), RepositoryError>| {
-            let finding = Finding { what, fault: result.err().map(|error| describe(&error)) };
+            let finding = Finding { what, fault: result.err().map(|error| super::describe(&error)) };
             seen(&finding);
             findings.push(finding);
         };
@@ -182,15 +182,4 @@ impl Repository {
         collected.uploads = self.storage.sweep().await?;
         Ok(collected)
     }
-}
-
-fn describe(error: &RepositoryError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -18,6 +18,7 @@
 
 mod built;
 mod channel;
+mod delta;
 mod error;
 mod fetch;
 mod keep;
@@ -267,4 +268,16 @@ fn parse_pointer(bytes: &[u8]) -> Result<Version, relmgr_model::version::ParseVe
 /// Removes what an interrupted fetch into `file` has left.
 pub fn forget(file: &Path) {
     crate::storage::forget(file);
+}
+
+/// An error with its causes, one after the other.
+fn describe(error: &RepositoryError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

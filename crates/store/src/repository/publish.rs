@@ -1,8 +1,10 @@
 //! Publishing that cannot half-happen.
 //!
-//! In this order: package, manifest, signature, `latest.tar.gz`, the channel's document and its signature, and
+//! In this order: package, delta, manifest, signature, `latest.tar.gz`, the channel's document and its signature, and
 //! `VERSION` last, so that no reader ever follows a pointer to something missing. Nothing that was published is ever
 //! written over, and what is there already is left, so that the same command again completes what a broken one began.
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use relmgr_model::Version;
@@ -25,6 +27,9 @@ pub struct Publisher<'a> {
     pub to: Option<&'a str>,
     /// How long the channel's document holds; `None`: 90 days.
     pub lifetime: Option<TimeDelta>,
+    /// Whether a delta from the channel's release is made. A manifest that was signed when it was built has none: it
+    /// would have to name it.
+    pub delta: bool,
     /// No node of the channel goes below it from now on.
     pub min_version: Option<Version>,
     /// Whether the channel may name an older release than before.
@@ -42,6 +47,7 @@ impl Default for Publisher<'_> {
             channel: None,
             to: Some(""),
             lifetime: None,
+            delta: true,
             min_version: None,
             going_back: false,
             now: Utc::now(),
@@ -57,12 +63,24 @@ pub struct Published {
     pub version: Version,
     /// False: the same package was there already.
     pub package_written: bool,
+    /// The deltas that its manifest names, with their sizes in bytes.
+    pub deltas: BTreeMap<Version, u64>,
+    /// Why no delta could be made; nodes fetch the package then.
+    pub delta_fault: Option<String>,
     /// Whether its manifest is signed.
     pub signed: bool,
     /// Whether the channel names it now (or did already).
     pub channel_set: bool,
     /// The channel's document, where it is signed.
     pub document: Option<ChannelDocument>,
+}
+
+/// A manifest as it is published.
+struct Written {
+    manifest: Manifest,
+    text: Vec<u8>,
+    signed: bool,
+    delta_fault: Option<String>,
 }
 
 impl Repository {
@@ -82,11 +100,14 @@ impl Repository {
         })?;
         // 1. The package, never over another one.
         let package_written = self.create_package(version, release, expected, &publisher.progress).await?;
-        // 2. The manifest and 3. its signature; or what is there of the same package, from an earlier try.
-        let (text, signed) = self.create_manifest(release, publisher).await?;
+        // 2. The delta, the manifest that names it, and its signature; or what is there from an earlier try.
+        let Written { manifest, text, signed, delta_fault } =
+            self.create_manifest(release, publisher).await?;
         let mut published = Published {
             version: version.clone(),
             package_written,
+            deltas: manifest.deltas.iter().map(|(from, digest)| (from.clone(), digest.size)).collect(),
+            delta_fault,
             signed,
             channel_set: false,
             document: None,
@@ -164,31 +185,31 @@ impl Repository {
         Ok(self.storage.download(download).await?)
     }
 
-    /// Returns the manifest's text as it is published, and whether it is signed.
     async fn create_manifest(
         &self,
         release: &BuiltRelease,
         publisher: &Publisher<'_>,
-    ) -> Result<(Vec<u8>, bool), RepositoryError> {
+    ) -> Result<Written, RepositoryError> {
         let version = &release.manifest.version;
-        let local =
-            |source| RepositoryError::Local { path: release.manifest_path.clone(), what: "read", source };
-        let ours = std::fs::read(&release.manifest_path).map_err(local)?;
-        let text = match self.manifest_bytes(version).await? {
-            Some(found)
-                if self.parse_manifest(version, &found).is_ok_and(|found| found == release.manifest) =>
-            {
-                found
+        let immutable = || RepositoryError::Immutable { version: version.clone() };
+        let (manifest, text, delta_fault) = match self.manifest_bytes(version).await? {
+            Some(found) => {
+                let manifest = self.parse_manifest(version, &found).map_err(|_| immutable())?;
+                // Deltas depend on what the channel named at the time.
+                let same = Manifest { deltas: BTreeMap::new(), ..manifest.clone() }
+                    == Manifest { deltas: BTreeMap::new(), ..release.manifest.clone() };
+                if !same {
+                    return Err(immutable());
+                }
+                (manifest, found, None)
             }
-            Some(_) => return Err(RepositoryError::Immutable { version: version.clone() }),
             None => {
-                match self.write_new(&format!("{version}.toml"), &ours).await {
-                    Err(StorageError::Conflict { .. }) => {
-                        return Err(RepositoryError::Immutable { version: version.clone() });
-                    }
+                let (manifest, text, fault) = self.with_delta(release, publisher).await?;
+                match self.write_new(&format!("{version}.toml"), &text).await {
+                    Err(StorageError::Conflict { .. }) => return Err(immutable()),
                     other => other?,
                 }
-                ours
+                (manifest, text, fault)
             }
         };
         let key = format!("{version}.toml.minisig");
@@ -197,6 +218,7 @@ impl Repository {
                 let comment = channels::release_comment(&release.manifest.name, version);
                 Some(signer.sign(&text, &comment).map_err(|reason| RepositoryError::Sign { reason })?)
             }
+            // Of the manifest as it was built, which is the one that is there.
             (None, Some(path)) => {
                 let local = |source| RepositoryError::Local { path: path.clone(), what: "read", source };
                 Some(std::fs::read_to_string(path).map_err(local)?)
@@ -204,14 +226,42 @@ impl Repository {
             (None, None) => None,
         };
         let Some(signed) = signed else {
-            return Ok((text, self.storage.meta(&key).await?.is_some()));
+            let signed = self.storage.meta(&key).await?.is_some();
+            return Ok(Written { manifest, text, signed, delta_fault });
         };
         // Another signature of the same manifest may take its place: a key was rotated.
         let found = self.storage.read(&key, MAX_SIGNATURE_BYTES).await?;
         if found.is_none_or(|found| found.bytes != signed.as_bytes()) {
             self.storage.write(&key, signed.as_bytes(), &Condition::Any).await?;
         }
-        Ok((text, true))
+        Ok(Written { manifest, text, signed: true, delta_fault })
+    }
+
+    /// The manifest to be published, with the delta that was made for it.
+    async fn with_delta(
+        &self,
+        release: &BuiltRelease,
+        publisher: &Publisher<'_>,
+    ) -> Result<(Manifest, Vec<u8>, Option<String>), RepositoryError> {
+        let mut manifest = release.manifest.clone();
+        let local =
+            |source| RepositoryError::Local { path: release.manifest_path.clone(), what: "read", source };
+        let built = std::fs::read(&release.manifest_path).map_err(local)?;
+        // Signed at build, and nobody to sign it again.
+        let fixed = release.signature.is_some() && publisher.release.is_none();
+        let (true, Some(channel), false) = (publisher.delta, publisher.to, fixed) else {
+            return Ok((manifest, built, None));
+        };
+        match self.create_delta(release, channel).await {
+            Ok(Some((from, digest))) => {
+                manifest.deltas.insert(from, digest);
+                let text = manifest.to_toml().into_bytes();
+                Ok((manifest, text, None))
+            }
+            Ok(None) => Ok((manifest, built, None)),
+            // Nodes fetch the package instead.
+            Err(error) => Ok((manifest, built, Some(super::describe(&error)))),
+        }
     }
 
     /// Has `channel` name the release of `manifest`.

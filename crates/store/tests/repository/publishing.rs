@@ -112,4 +112,40 @@ on_both! {
         let findings = repository.verify(|_| ()).await.unwrap();
         assert!(findings.iter().all(|finding| finding.fault.is_none()), "{findings:?}");
     }
+
+    async fn a_delta_is_published_with_the_release_that_it_makes(place: &Place) {
+        let (out, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let key = Key::new();
+        let node = place.open_trusting(&[&key]);
+        let mut content = crate::place::noise(300_000);
+        node.publish(&build(out.path(), "1.0.0", &content), &signing(&key)).await.unwrap();
+        content[1000] ^= 1;
+        let release = build(out.path(), "1.0.1", &content);
+        let published = node.publish(&release, &signing(&key)).await.unwrap();
+        assert_eq!(published.deltas.keys().cloned().collect::<Vec<_>>(), [v("1.0.0")]);
+        assert!(published.deltas[&v("1.0.0")] * 20 < release.manifest.package.as_ref().unwrap().size);
+        let verified = node.manifest(&v("1.0.1"), None).await.unwrap().unwrap().manifest;
+        let into = home.path().join("delta");
+        let version = v("1.0.1");
+        let fetch = relmgr_store::repository::Fetch {
+            version: &version,
+            expected: verified.deltas.get(&v("1.0.0")),
+            into: &into,
+            progress: relmgr_store::storage::unseen(),
+        };
+        node.fetch_delta(&v("1.0.0"), fetch).await.unwrap();
+        // The same again is the same, though the channel names another release by now.
+        assert_eq!(node.publish(&release, &signing(&key)).await.unwrap().deltas, published.deltas);
+        // What has nothing in common has no delta.
+        let other: Vec<u8> = crate::place::noise(500_000).split_off(300_000);
+        let published = node.publish(&build(out.path(), "1.0.2", &other), &signing(&key)).await.unwrap();
+        assert!(published.deltas.is_empty() && published.delta_fault.is_none());
+        // An altered delta is found.
+        let mut delta = place.read("1.0.0_1.0.1.delta");
+        delta[700] ^= 1;
+        place.put("1.0.0_1.0.1.delta", delta);
+        let findings = node.verify(|_| ()).await.unwrap();
+        let faults: Vec<_> = findings.iter().filter(|finding| finding.fault.is_some()).map(|finding| finding.what.as_str()).collect();
+        assert_eq!(faults, ["1.0.1"]);
+    }
 }

@@ -4,6 +4,7 @@ use relmgr_conf::Faults;
 use relmgr_model::Version;
 use relmgr_model::channel::Unfit;
 use relmgr_model::plan::{Misfit, Refusal};
+use relmgr_store::delta::DeltaError;
 use relmgr_store::journal::JournalError;
 use relmgr_store::package::PackageError;
 use relmgr_store::repository::RepositoryError;
@@ -26,6 +27,9 @@ pub enum OperationError {
     /// The package.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The delta.
+    #[error(transparent)]
+    Delta(#[from] DeltaError),
     /// The release's directory.
     #[error(transparent)]
     Tree(#[from] TreeError),

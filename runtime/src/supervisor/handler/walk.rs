@@ -1,6 +1,6 @@
 //! An operation being carried out: what it has learnt so far, and the order of its steps.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,6 +17,27 @@ use relmgr_model::status::Event;
 use super::super::host_process::HostProcess;
 use super::super::node::Node;
 use super::{Begun, Listener, OperationError};
+
+/// What was fetched of a release.
+pub(super) enum Fetched {
+    /// All of it.
+    Package(PathBuf),
+    /// What makes it of an installed release.
+    Delta {
+        /// That release.
+        base: Version,
+        /// The delta.
+        path: PathBuf,
+    },
+}
+
+impl Fetched {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Package(path) | Self::Delta { path, .. } => path,
+        }
+    }
+}
 
 /// An operation being carried out.
 pub(super) struct Walk<'a> {
@@ -38,8 +59,8 @@ pub(super) struct Walk<'a> {
     pub(super) manifest: Option<Manifest>,
     /// The release that the channel names, and the SHA-256 of its manifest.
     pub(super) pinned: Option<(Version, String)>,
-    /// The fetched package, from `fetch` on.
-    pub(super) package: Option<PathBuf>,
+    /// What was fetched, from `fetch` on.
+    pub(super) package: Option<Fetched>,
     /// What the operation has to do with the configuration.
     pub(super) conf: ConfReport,
     /// The release's configuration, from `configure` on.
@@ -190,7 +211,7 @@ impl<'a> Walk<'a> {
         self.give_up_candidate().await;
         if let Some(package) = self.package.take() {
             // It came whole and is of no use: another try is to fetch it anew.
-            relmgr_store::repository::forget(&package);
+            relmgr_store::repository::forget(package.path());
         }
         let failed = Event::Failed { reason: error.describe(), at: Utc::now() };
         let (blamed, kind) = (error.blames_release(), self.request.kind);
