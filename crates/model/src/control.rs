@@ -54,6 +54,10 @@ pub enum Kind {
     Prune,
     /// Replace the host process.
     Restart,
+    /// End the probation: the current release stays.
+    Commit,
+    /// End the probation: the release before it comes back.
+    Rollback,
 }
 
 impl Kind {
@@ -67,6 +71,8 @@ impl Kind {
             Self::Remove => "remove",
             Self::Prune => "prune",
             Self::Restart => "restart",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
         }
     }
 }
@@ -89,6 +95,9 @@ pub struct OperationRequest {
     /// Say what would be done, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Commit at once.
+    #[serde(default)]
+    pub no_probation: bool,
     /// How many releases `prune` keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<usize>,
@@ -97,7 +106,15 @@ pub struct OperationRequest {
 impl OperationRequest {
     /// A request without a version and with every switch off.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, version: None, channel: None, retry: false, dry_run: false, keep: None }
+        Self {
+            kind,
+            version: None,
+            channel: None,
+            retry: false,
+            dry_run: false,
+            no_probation: false,
+            keep: None,
+        }
     }
 }
 
@@ -139,6 +156,13 @@ pub enum Progress {
         /// What is worth saying of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
+    },
+    /// The new release serves, and is watched.
+    Probation {
+        /// The release.
+        version: Version,
+        /// When it ends by itself.
+        ends_at: DateTime<Utc>,
     },
     /// Something that the operator should know and that stops nothing.
     Warning {
@@ -192,6 +216,9 @@ pub struct Operation {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Why it was committed; absent: there was no probation, or it was not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
     /// Each step's share.
     pub steps: Vec<StepTime>,
     /// Releases whose directories are gone now (`remove`, `prune`).
@@ -305,6 +332,8 @@ pub enum GenerationState {
     Candidate,
     /// Serves.
     Current,
+    /// Served before the one that is on probation, and may serve again: loaded, its children suspended.
+    Idle,
     /// Finishes its requests.
     Draining,
     /// Stopped; its library is about to be unmapped.

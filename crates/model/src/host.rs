@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Version;
 use crate::control::GenerationStatus;
 use crate::manifest::Probe;
+use crate::probation::Sample;
 
 /// The host's end of the channel.
 pub const CHANNEL_FD: i32 = 3;
@@ -68,6 +69,9 @@ pub enum Command {
     },
     /// What is loaded. Answered by [`Answer::Generations`].
     Generations,
+    /// Say something, and what the current generation has answered. Answered by [`Answer::Pulse`]; a host whose
+    /// workers are all stuck does not.
+    Pulse,
     /// Stop accepting, let requests finish, stop the application, exit 0. Answered by [`Answer::Done`] at once.
     Stop {
         /// Requests may take so long.
@@ -145,6 +149,15 @@ pub enum Answer {
     Generations {
         /// Oldest first.
         generations: Vec<GenerationStatus>,
+    },
+    /// The host works.
+    Pulse {
+        /// The current generation; `None`: there is none.
+        generation: Option<u64>,
+        /// What it has answered.
+        sample: Sample,
+        /// The words of its first panic.
+        first_panic: Option<String>,
     },
 }
 

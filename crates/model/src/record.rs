@@ -55,6 +55,9 @@ pub struct OperationRecord {
     pub started_at: DateTime<Utc>,
     /// The uid of who asked.
     pub uid: u32,
+    /// When the release began to serve on probation; absent: it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swapped_at: Option<DateTime<Utc>>,
 }
 
 /// One line of `history.jsonl`.
@@ -75,6 +78,12 @@ pub struct HistoryEntry {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why it was committed; absent: there was no probation, or it was not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// The last lines that a host wrote before it died of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_words: Vec<String>,
     /// From the request to the outcome, in milliseconds.
     pub ms: f64,
     /// Each step's share.
