@@ -51,6 +51,12 @@ pub enum Command {
         /// The candidate.
         generation: u64,
     },
+    /// Make a generation current that was so before: traffic first, since the one that serves may be of no use,
+    /// then the children. Answered by [`Answer::Done`].
+    SwapBack {
+        /// The one that is idle.
+        generation: u64,
+    },
     /// Begin to accept connections; until then they wait in the backlog. Answered by [`Answer::Done`].
     Accept,
     /// The current generation's release is permanent from now on: the version endpoint says so. Answered by

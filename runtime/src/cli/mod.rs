@@ -13,6 +13,7 @@ pub mod operation;
 pub mod output;
 
 mod check;
+mod commit;
 mod completion;
 mod downgrade;
 mod fetch;
@@ -23,6 +24,7 @@ mod prune;
 mod releases;
 mod remove;
 mod restart;
+mod rollback;
 mod run;
 mod status;
 mod stop;
@@ -63,6 +65,8 @@ enum Command {
     Run(run::Args),
     Upgrade(upgrade::Args),
     Downgrade(downgrade::Args),
+    Commit(commit::Args),
+    Rollback(rollback::Args),
     Check(check::Args),
     Fetch(fetch::Args),
     Remove(remove::Args),
@@ -96,6 +100,8 @@ pub fn main() -> ExitCode {
         Command::History(args) => history::main(args, &home),
         Command::Upgrade(args) => wait(upgrade::main(args, &home)),
         Command::Downgrade(args) => wait(downgrade::main(args, &home)),
+        Command::Commit(args) => wait(commit::main(args, &home)),
+        Command::Rollback(args) => wait(rollback::main(args, &home)),
         Command::Check(args) => wait(check::main(args, &home)),
         Command::Fetch(args) => wait(fetch::main(args, &home)),
         Command::Remove(args) => wait(remove::main(args, &home)),
