@@ -8,5 +8,6 @@ mod faulty;
 mod journey;
 mod kitchen;
 mod new;
+mod probation;
 mod retire;
 mod supervisor;
