@@ -9,5 +9,6 @@ mod journey;
 mod kitchen;
 mod new;
 mod probation;
+mod random;
 mod retire;
 mod supervisor;

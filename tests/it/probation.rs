@@ -38,9 +38,10 @@ fn history(node: &Node) -> Vec<Value> {
     node.relmgr(&["history", "--json", "-n", "0"]).ok().json().as_array().unwrap().clone()
 }
 
-/// The last upgrade in the history.
+/// The last upgrade in the history that was not refused.
 fn last_upgrade(node: &Node) -> Value {
-    history(node).into_iter().rfind(|entry| entry["kind"] == "upgrade").expect("an upgrade")
+    let upgrade = |entry: &Value| entry["kind"] == "upgrade" && entry["outcome"] != "failed";
+    history(node).into_iter().rfind(upgrade).expect("an upgrade")
 }
 
 /// Asks without a pause on connections of its own, again after a failure, until the thread is told to stop:
@@ -432,4 +433,47 @@ async fn the_operators_hook_is_told_and_holds_up_nothing() {
     let line: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
     assert_eq!((&line["app"], &line["kind"]), (&"relmgr-faulty".into(), &"upgrade".into()));
     assert_eq!((&line["outcome"], &line["to"]), (&"rolled_back".into(), &"1.0.1".into()));
+}
+
+/// A node that serves 1.0.0, and whose trial of 1.0.1 meets `check`.
+fn node_with_trial(settings: &str, check: &str, pid: &std::path::Path) -> Node {
+    let mut node = Node::new("relmgr-faulty", settings);
+    node.publish(&good());
+    node.publish(&release("faulty", "shows-late", "1.0.1"));
+    node.start_with(&[("RELMGR_TEST_CHECK", check), ("RELMGR_TEST_PID", pid.to_str().unwrap())]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_that_takes_too_much_is_ended_and_the_node_serves_on() {
+    let limits = "[preflight]\ncpu = \"1s\"\nmemory_bytes = 268435456\nfiles = 64\n";
+    let cases: [(&str, &[&str]); 3] = [
+        ("spins", &["more than 1s of processor time (preflight.cpu in relmgr.toml)"]),
+        ("eats memory", &["more than 268435456 bytes of memory (preflight.memory_bytes in relmgr.toml)"]),
+        ("opens files", &["preflight refused it", "Too many open files"]),
+    ];
+    for (check, words) in cases {
+        let node = node_with_trial(limits, check, std::path::Path::new("/dev/null"));
+        let host = node.host_pid();
+        node.relmgr(&["upgrade"]).failed(1, words);
+        assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
+        assert_eq!(node.host_pid(), host);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_inherits_no_socket_and_leaves_no_process() {
+    let place = tempfile::tempdir().unwrap();
+    let pid = place.path().join("pid");
+    node_with_trial("", "looks around", &pid).relmgr(&["upgrade"]).ok();
+    // It holds the trial's stderr, for which nobody waits.
+    node_with_trial("", "leaves a process", &pid).relmgr(&["upgrade"]).ok();
+    let left: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    let left = nix::unistd::Pid::from_raw(left);
+    // Whoever reaps it takes its time; a zombie has ended too.
+    wait_for("what it left has ended", || {
+        let state = std::fs::read_to_string(format!("/proc/{left}/stat")).unwrap_or_default();
+        (kill(left, None).is_err() || state.contains(") Z ")).then_some(())
+    });
 }

@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 mod lint;
+mod recovery;
 mod run;
 mod test;
 

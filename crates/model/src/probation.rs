@@ -204,12 +204,15 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A time in seconds, to a tenth.
+/// A time in seconds, to a tenth; a shorter one in milliseconds.
 struct Secs(Duration);
 
 impl fmt::Display for Secs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} s", self.0.as_secs_f64())
+        match self.0.as_secs() {
+            0 => write!(f, "{} ms", self.0.as_millis()),
+            _ => write!(f, "{:.1} s", self.0.as_secs_f64()),
+        }
     }
 }
 
@@ -348,7 +351,7 @@ mod tests {
         assert_eq!(words(judged), "the host died of signal 11 SIGSEGV 2.3 s after the swap");
         let seen = Observed { unhealthy: 2, ailment: "no database", ..Observed::default() };
         let judged = judge(&seen, &Thresholds::default(), MINUTE);
-        assert_eq!(words(judged), "unhealthy 2 times in a row, 0.0 s after the swap: no database");
+        assert_eq!(words(judged), "unhealthy 2 times in a row, 0 ms after the swap: no database");
     }
 
     #[test]

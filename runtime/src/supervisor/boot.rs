@@ -27,15 +27,15 @@ pub async fn boot(node: &Arc<Node>) {
     candidates.dedup();
     let Some((host, serving)) = bring_up(node, &candidates).await else { return };
     let current = serving.as_ref().map(|serving| serving.version.clone());
+    let prev = node.facts().prev.filter(|prev| Some(prev) != current.as_ref());
+    if let Err(error) = node.tree.set_links(current.as_ref(), prev.as_ref()) {
+        tracing::error!(%error, "the links of releases/ are not rebuilt");
+    }
     node.with(|state| {
         state.current = serving;
         state.host = Some(host.clone());
         state.lately = Lately::default();
     });
-    let prev = node.facts().prev.filter(|prev| Some(prev) != current.as_ref());
-    if let Err(error) = node.tree.set_links(current.as_ref(), prev.as_ref()) {
-        tracing::error!(%error, "the links of releases/ are not rebuilt");
-    }
     // A host that died meanwhile is seen by `watch`.
     let _ = host.call(Command::Accept).await;
     watch(node, host);

@@ -208,10 +208,6 @@ impl<'a> Walk<'a> {
             if blamed && !matches!(kind, Kind::Check | Kind::Restart) {
                 // A release that has served well stays what it is: the table has a dash there.
                 change_status(record, to, failed);
-                let has_failed =
-                    matches!(record.releases.get(to), Some(release) if release.status.name() == "failed");
-                // Nobody goes back to what does not live.
-                record.prev.take_if(|prev| has_failed && prev == to);
             }
         });
         if let Err(error) = &cleared {
