@@ -34,7 +34,8 @@ pub fn tell(node: &Node, entry: HistoryEntry) {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .process_group(0)
-        .kill_on_drop(true)
+        // It may outlive the supervisor: the last thing that a node does is told as well.
+        .kill_on_drop(false)
         .spawn();
     let mut child = match started {
         Ok(child) => child,

@@ -8,6 +8,7 @@ mod error;
 mod install;
 mod probation;
 mod switch;
+mod undo;
 mod walk;
 
 use std::sync::Arc;
