@@ -38,10 +38,12 @@ fn home() -> tempfile::TempDir {
     home
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 19] = [
     "run",
     "upgrade",
     "downgrade",
+    "commit",
+    "rollback",
     "check",
     "fetch",
     "remove",
@@ -84,12 +86,14 @@ fn help() {
 #[test]
 fn commands_without_a_node_exit_with_4_and_say_how_to_start_one() {
     let home = home();
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 15] = [
         &["ping"],
         &["status", "--json"],
         &["releases"],
         &["upgrade"],
         &["downgrade"],
+        &["commit"],
+        &["rollback"],
         &["check"],
         &["fetch"],
         &["remove", "1.2.3"],

@@ -9,5 +9,7 @@ mod faulty;
 mod journey;
 mod kitchen;
 mod new;
+mod probation;
+mod random;
 mod retire;
 mod supervisor;

@@ -6,6 +6,7 @@ mod bench;
 mod bench_conf;
 mod demo;
 mod lint;
+mod recovery;
 mod run;
 mod test;
 

@@ -59,6 +59,10 @@ pub enum Kind {
     Restart,
     /// Evaluate the configuration anew and tell the running application what changed.
     Reload,
+    /// End the probation: the current release stays.
+    Commit,
+    /// End the probation: the release before it comes back.
+    Rollback,
 }
 
 impl Kind {
@@ -73,6 +77,8 @@ impl Kind {
             Self::Prune => "prune",
             Self::Restart => "restart",
             Self::Reload => "reload",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
         }
     }
 }
@@ -95,6 +101,9 @@ pub struct OperationRequest {
     /// Say what would be done, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Commit at once.
+    #[serde(default)]
+    pub no_probation: bool,
     /// How many releases `prune` keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<usize>,
@@ -103,7 +112,15 @@ pub struct OperationRequest {
 impl OperationRequest {
     /// A request without a version and with every switch off.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, version: None, channel: None, retry: false, dry_run: false, keep: None }
+        Self {
+            kind,
+            version: None,
+            channel: None,
+            retry: false,
+            dry_run: false,
+            no_probation: false,
+            keep: None,
+        }
     }
 }
 
@@ -146,6 +163,13 @@ pub enum Progress {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
     },
+    /// The new release serves, and is watched.
+    Probation {
+        /// The release.
+        version: Version,
+        /// When it ends by itself.
+        ends_at: DateTime<Utc>,
+    },
     /// Something that the operator should know and that stops nothing.
     Warning {
         /// In full sentences.
@@ -154,7 +178,7 @@ pub enum Progress {
     /// What the operator's configuration has to do with the release.
     Notice(Notice),
     /// The end; nothing comes after it.
-    Done(Operation),
+    Done(Box<Operation>),
 }
 
 /// How an operation ended.
@@ -200,6 +224,9 @@ pub struct Operation {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Why it was committed; absent: there was no probation, or it was not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
     /// Each step's share.
     pub steps: Vec<StepTime>,
     /// Releases whose directories are gone now (`remove`, `prune`).
@@ -319,6 +346,8 @@ pub enum GenerationState {
     Candidate,
     /// Serves.
     Current,
+    /// Served before the one that is on probation, and may serve again: loaded, its children suspended.
+    Idle,
     /// Finishes its requests.
     Draining,
     /// Stopped; its library is about to be unmapped.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Version;
 use crate::control::GenerationStatus;
 use crate::manifest::Probe;
+use crate::probation::Sample;
 
 /// The host's end of the channel.
 pub const CHANNEL_FD: i32 = 3;
@@ -50,6 +51,12 @@ pub enum Command {
         /// The candidate.
         generation: u64,
     },
+    /// Make a generation current that was so before: traffic first, since the one that serves may be of no use,
+    /// then the children. Answered by [`Answer::Done`].
+    SwapBack {
+        /// The one that is idle.
+        generation: u64,
+    },
     /// Begin to accept connections; until then they wait in the backlog. Answered by [`Answer::Done`].
     Accept,
     /// The current generation's release is permanent from now on: the version endpoint says so. Answered by
@@ -70,6 +77,9 @@ pub enum Command {
     },
     /// What is loaded. Answered by [`Answer::Generations`].
     Generations,
+    /// Say something, and what the current generation has answered. Answered by [`Answer::Pulse`]; a host whose
+    /// workers are all stuck does not.
+    Pulse,
     /// Stop accepting, let requests finish, stop the application, exit 0. Answered by [`Answer::Done`] at once.
     Stop {
         /// Requests may take so long.
@@ -185,6 +195,15 @@ pub enum Answer {
     Generations {
         /// Oldest first.
         generations: Vec<GenerationStatus>,
+    },
+    /// The host works.
+    Pulse {
+        /// The current generation; `None`: there is none.
+        generation: Option<u64>,
+        /// What it has answered.
+        sample: Sample,
+        /// The words of its first panic.
+        first_panic: Option<String>,
     },
 }
 

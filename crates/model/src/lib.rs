@@ -11,6 +11,7 @@
 //! | [`status`] | a release's status on a node, and the one table of its transitions |
 //! | [`plan`] | which steps an operation takes, decided from a snapshot of facts |
 //! | [`record`] | `state.json` and `history.jsonl` |
+//! | [`probation`] | whether a new release stays, from what was seen before and after the swap |
 //! | [`control`] | what the command line and the supervisor say to each other |
 //! | [`conf`] | the part of it that is about the application's configuration |
 //! | [`host`] | what the supervisor and the host say to each other |
@@ -24,6 +25,7 @@ pub mod home;
 pub mod host;
 pub mod manifest;
 pub mod plan;
+pub mod probation;
 pub mod record;
 pub mod settings;
 pub mod status;

@@ -17,7 +17,11 @@ struct Release {
     manifest: Manifest,
 }
 
-type Files<'a> = &'a [(&'a str, Vec<u8>, bool)];
+/// Path, content, whether it can be run.
+type FileOf<'a> = (&'a str, Vec<u8>, bool);
+type Files<'a> = &'a [FileOf<'a>];
+/// Name and content of an archive's entry.
+type Entry<'a> = (&'a str, &'a [u8]);
 
 impl Release {
     fn new(version: &str, files: Files<'_>) -> Self {
@@ -93,7 +97,7 @@ fn code(len: usize, seed: u32) -> Vec<u8> {
         .collect()
 }
 
-fn pair() -> (Release, Release, Vec<(&'static str, Vec<u8>, bool)>) {
+fn pair() -> (Release, Release, Vec<FileOf<'static>>) {
     let old = code(60_000, 3);
     let mut new = old.clone();
     new[30_000] ^= 1;
@@ -216,7 +220,7 @@ fn what_an_enemy_would_pack_is_refused() {
     let (huge, outside, negative) =
         (header(1, 1, 1 << 40), header(1 << 40, u64::MAX >> 1, size), header(1 << 63, 0, size));
     let small = gz(b"x");
-    let cases: [(&[(&str, &[u8])], &str); 9] = [
+    let cases: [(&[Entry<'_>], &str); 9] = [
         (&[("new/priv/new", &bomb)], "more than the 400 bytes"),
         (&[("patch/lib/app.so", &huge)], "the manifest says"),
         (&[("patch/lib/app.so", &outside)], "cut short"),

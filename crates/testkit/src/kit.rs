@@ -119,6 +119,17 @@ fn run_id() -> &'static str {
     ID.get_or_init(|| std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string()))
 }
 
+/// `settings` with releases committed at once, unless it says how long their probation is.
+fn without_probation(settings: &str) -> String {
+    const TABLE: &str = "[upgrade]\n";
+    let at_once = format!("{TABLE}probation = \"0s\"\n");
+    match settings {
+        said if said.lines().any(|line| line.starts_with("probation =")) => said.to_owned(),
+        table if table.contains(TABLE) => table.replacen(TABLE, &at_once, 1),
+        other => format!("{other}\n{at_once}"),
+    }
+}
+
 /// What a `relmgr` command came to.
 #[derive(Debug)]
 pub struct Done {
@@ -174,7 +185,7 @@ pub struct Node {
 
 impl Node {
     /// A home for the application `app` with a repository beside it; nothing runs yet. `extra` is appended to
-    /// relmgr.toml.
+    /// relmgr.toml. Releases are committed at once unless it says how long their probation is.
     pub fn new(app: &str, extra: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let node = Self { root, supervisor: None, address: None };
@@ -182,8 +193,9 @@ impl Node {
         std::fs::create_dir(node.repository()).unwrap();
         let settings = format!(
             "app = \"{app}\"\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[repository]\nurl = \"{}\"\n\
-             allow_unsigned = true\n{extra}\n",
-            node.repository_url()
+             allow_unsigned = true\n{}\n",
+            node.repository_url(),
+            without_probation(extra)
         );
         std::fs::write(node.home().join("relmgr.toml"), settings).unwrap();
         node

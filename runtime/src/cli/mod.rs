@@ -13,6 +13,7 @@ pub mod operation;
 pub mod output;
 
 mod check;
+mod commit;
 mod completion;
 mod conf;
 mod downgrade;
@@ -25,6 +26,7 @@ mod releases;
 mod reload;
 mod remove;
 mod restart;
+mod rollback;
 mod run;
 mod status;
 mod stop;
@@ -65,6 +67,8 @@ enum Command {
     Run(run::Args),
     Upgrade(upgrade::Args),
     Downgrade(downgrade::Args),
+    Commit(commit::Args),
+    Rollback(rollback::Args),
     Check(check::Args),
     Fetch(fetch::Args),
     Remove(remove::Args),
@@ -100,6 +104,8 @@ pub fn main() -> ExitCode {
         Command::History(args) => history::main(args, &home),
         Command::Upgrade(args) => wait(upgrade::main(args, &home)),
         Command::Downgrade(args) => wait(downgrade::main(args, &home)),
+        Command::Commit(args) => wait(commit::main(args, &home)),
+        Command::Rollback(args) => wait(rollback::main(args, &home)),
         Command::Check(args) => wait(check::main(args, &home)),
         Command::Fetch(args) => wait(fetch::main(args, &home)),
         Command::Remove(args) => wait(remove::main(args, &home)),

@@ -5,6 +5,7 @@ use relmgr_model::Version;
 use relmgr_model::conf::ConfReport;
 use relmgr_model::control::{Kind, Operation, OperationRequest, Outcome, Progress};
 use relmgr_model::home::Home;
+use relmgr_model::plan::Step;
 
 use super::client::{Client, Lines};
 use super::error::{self, CommandError};
@@ -96,9 +97,13 @@ fn success(operation: &Operation) -> String {
     match operation.kind {
         Kind::Upgrade | Kind::Downgrade if already => format!("{to} serves already"),
         Kind::Upgrade | Kind::Downgrade => {
-            // Not `sum`, which is -0.0 of nothing.
-            let ms = operation.steps.iter().fold(0.0, |sum, step| sum + step.ms);
-            format!("{to} serves, after {}", output::millis(ms))
+            // Not `sum`, which is -0.0 of nothing. It serves from the swap on; what comes after it is on probation.
+            let until_it_serves = operation.steps.iter().take_while(|step| step.step != Step::Probation);
+            let took = output::millis(until_it_serves.fold(0.0, |sum, step| sum + step.ms));
+            match &operation.verdict {
+                Some(verdict) => format!("{to} serves, after {took}, and is permanent: {verdict}"),
+                None => format!("{to} serves, after {took}"),
+            }
         }
         Kind::Check if already => format!("{to} serves already"),
         Kind::Check => format!("{to} can be upgraded to"),
@@ -106,6 +111,9 @@ fn success(operation: &Operation) -> String {
         Kind::Fetch => format!("{to} is installed"),
         Kind::Restart => format!("{to} serves in a new host process"),
         Kind::Reload => reloaded(&operation.conf),
+        Kind::Commit if already => format!("{to} is permanent already"),
+        Kind::Commit => format!("{to} is permanent"),
+        Kind::Rollback => format!("{to} serves again"),
         Kind::Remove | Kind::Prune => removed(&operation.removed),
     }
 }
@@ -137,10 +145,21 @@ mod tests {
     use super::*;
 
     fn operation(kind: Kind, outcome: Outcome) -> Operation {
-        let (error, hint) = (None, None);
+        let (error, hint, verdict) = (None, None, None);
         let to = Some("1.2.3".parse().unwrap());
         let conf = ConfReport::default();
-        Operation { kind, from: None, to, outcome, error, hint, steps: vec![], removed: vec![], conf }
+        Operation {
+            kind,
+            from: None,
+            to,
+            outcome,
+            error,
+            hint,
+            verdict,
+            steps: vec![],
+            removed: vec![],
+            conf,
+        }
     }
 
     #[test]

@@ -165,6 +165,10 @@ impl Steps {
                     self.line(line.trim_end());
                 }
             }
+            Progress::Probation { version, ends_at } => self.line(&format!(
+                "  {version} serves, on probation until {} (`relmgr commit`, `relmgr rollback`)",
+                ends_at.format("%H:%M:%S UTC")
+            )),
             Progress::Warning { text } => self.line(&format!("warning: {text}")),
             Progress::Notice(Notice { what: NoticeKind::Outdated, text, .. }) => {
                 self.line(&format!("warning: {text}"));

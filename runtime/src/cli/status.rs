@@ -104,7 +104,7 @@ fn last(operation: &Operation) -> String {
         _ => {}
     }
     _ = write!(words, ": {}", outcome(operation.outcome));
-    if let Some(error) = error {
+    if let Some(error) = error.as_ref().or(operation.verdict.as_ref()) {
         _ = write!(words, ": {}", error.replace('\n', "\n              "));
     }
     words
@@ -188,6 +188,7 @@ mod tests {
                 outcome: Outcome::Done,
                 error: None,
                 hint: None,
+                verdict: None,
                 steps: vec![],
                 removed: vec![],
                 conf: ConfReport::default(),

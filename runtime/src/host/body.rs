@@ -138,6 +138,7 @@ impl Body for ResponseBody {
                     }
                     FfiFrame::End => Poll::Ready(None),
                     FfiFrame::Failed(words) => {
+                        generation.facts.measures.failed();
                         Poll::Ready(Some(Err(BodyError::Application(words.as_str().to_owned()))))
                     }
                 }

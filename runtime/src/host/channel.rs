@@ -83,6 +83,7 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             host.health(generation, &probes, Duration::from_millis(deadline_ms)).await
         }
         Command::Swap { generation } => host.swap(generation).await,
+        Command::SwapBack { generation } => host.swap_back(generation).await,
         Command::Accept => {
             host.accept();
             Ok(Answer::Done)
@@ -93,6 +94,7 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             host.retire(generation, Duration::from_millis(drain_ms)).await
         }
         Command::Generations => Ok(Answer::Generations { generations: host.generations() }),
+        Command::Pulse => Ok(host.pulse()),
         Command::Init(_) | Command::Stop { .. } => {
             Err(HostError { message: "the host has been initialised already".into() })
         }

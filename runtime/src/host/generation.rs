@@ -22,10 +22,12 @@ use relmgr_abi::root::{Instance, StartArgs};
 use relmgr_model::Version;
 use relmgr_model::control::{GenerationState, GenerationStatus};
 use relmgr_model::host::LoadRequest;
+use relmgr_model::probation::Sample;
 use tokio::sync::Notify;
 
 use super::app::{self, Fault};
 use super::loader::library::{Library, LoadError};
+use super::measures::Measures;
 
 /// So many notifications share the requests of a generation, so that they do not share one lock.
 const PURGES: usize = 16;
@@ -57,8 +59,8 @@ pub struct Facts {
     pub begun: Counter,
     /// Requests that it answered to the end.
     pub ended: Counter,
-    /// Handlers that panicked.
-    pub panics: AtomicU64,
+    /// What probation looks at.
+    pub measures: Measures,
     permanent: AtomicBool,
     conf_hash: std::sync::Mutex<String>,
     state: AtomicU8,
@@ -105,9 +107,10 @@ impl Counter {
     }
 }
 
-const STATES: [GenerationState; 5] = [
+const STATES: [GenerationState; 6] = [
     GenerationState::Candidate,
     GenerationState::Current,
+    GenerationState::Idle,
     GenerationState::Draining,
     GenerationState::Retiring,
     GenerationState::Pinned,
@@ -163,6 +166,12 @@ impl Facts {
         self.begun.get().saturating_sub(ended)
     }
 
+    /// What clients have been answered.
+    pub fn sample(&self) -> Sample {
+        let probes = self.measures.probes.load(Ordering::Relaxed);
+        self.measures.sample(self.ended.get().saturating_sub(probes))
+    }
+
     /// What `status` says of it.
     pub fn status(&self) -> GenerationStatus {
         GenerationStatus {
@@ -171,7 +180,7 @@ impl Facts {
             state: self.state(),
             in_flight: self.in_flight(),
             requests: self.ended.get(),
-            panics: self.panics.load(Ordering::Relaxed),
+            panics: self.measures.panics.load(Ordering::Relaxed),
             threads: (self.threads)(),
             reasons: super::lock(&self.reasons).clone(),
         }
@@ -231,7 +240,7 @@ impl Generation {
             prev: request.prev.clone(),
             begun: Counter::default(),
             ended: Counter::default(),
-            panics: AtomicU64::new(0),
+            measures: Measures::default(),
             permanent: AtomicBool::new(false),
             conf_hash: std::sync::Mutex::new(request.conf_hash.clone()),
             state: AtomicU8::new(0),
@@ -402,8 +411,9 @@ impl<T> Held<T> {
             FfiPoll::Pending => Poll::Pending,
             FfiPoll::Ready(value) => Poll::Ready(Ok(value)),
             FfiPoll::Panicked(words) => {
-                self.guard.generation().facts.panics.fetch_add(1, Ordering::Relaxed);
-                Poll::Ready(Err(words.as_str().to_owned()))
+                let words = words.as_str().to_owned();
+                self.guard.generation().facts.measures.panicked(&words);
+                Poll::Ready(Err(words))
             }
         }
     }

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
@@ -24,6 +25,7 @@ use super::body::{HeldBytes, RequestSource, ResponseBody, poll_purge};
 use super::connection::{Connection, Turn};
 use super::front::Front;
 use super::generation::{Generation, Held, RequestGuard};
+use super::measures::Measures;
 
 /// Requests with more fields take one allocation: browsers send about 20.
 const USUAL_FIELDS: usize = 32;
@@ -107,7 +109,8 @@ fn dispatch(
     let body = (!body.is_end_stream())
         .then(|| FfiBody::new(RequestSource::new(body, limit, generation.mapping().clone())));
     let future = generation.call(ffi_head, body.into());
-    Answer::Waiting { held: Some(Held::new(future, guard)), purge: None, id, turn: Some(turn) }
+    let (held, begun) = (Some(Held::new(future, guard)), Measures::begin(id));
+    Answer::Waiting { held, begun, purge: None, id, turn: Some(turn) }
 }
 
 pin_project! {
@@ -117,7 +120,7 @@ pin_project! {
         /// By the host itself.
         Ready { response: Option<Response<ResponseBody>> },
         /// By a generation.
-        Waiting { held: Option<Held<FfiResponse>>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
+        Waiting { held: Option<Held<FfiResponse>>, begun: Option<Instant>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
     }
 }
 
@@ -136,7 +139,7 @@ impl Future for Answer {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,
             },
-            AnswerView::Waiting { held, purge, id, turn } => {
+            AnswerView::Waiting { held, begun, purge, id, turn } => {
                 let Some(running) = held.as_mut() else { return Poll::Pending };
                 let polled = running.poll(cx);
                 if polled.is_pending() && !poll_purge(purge, running.guard().generation(), *id, cx) {
@@ -144,10 +147,15 @@ impl Future for Answer {
                 }
                 let (Some(over), Some(turn)) = (held.take(), turn.take()) else { return Poll::Pending };
                 let guard = over.into_guard();
+                let measures = &guard.generation().facts.measures;
+                if let Some(begun) = begun {
+                    measures.answered(*begun);
+                }
                 Poll::Ready(Ok(match polled {
                     Poll::Ready(Ok(response)) => answer(response, guard, *id, turn),
                     // The panic hook in the library has logged it.
                     Poll::Ready(Err(_)) => {
+                        measures.failed();
                         plain(StatusCode::INTERNAL_SERVER_ERROR, "the handler panicked\n".into(), turn)
                     }
                     Poll::Pending => purged(turn),
@@ -166,9 +174,13 @@ fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Re
     let head = fields::read(bytes, response.fields as usize);
     let status = StatusCode::from_u16(response.status);
     let (Ok(headers), Ok(status)) = (head, status) else {
+        guard.generation().facts.measures.failed();
         let text = "the application's response is no HTTP\n".to_owned();
         return plain(StatusCode::INTERNAL_SERVER_ERROR, text, turn);
     };
+    if status.is_server_error() {
+        guard.generation().facts.measures.failed();
+    }
     let body = match (response.body.into_option(), response.whole.into_option()) {
         (Some(body), _) => ResponseBody::Stream { body, purge: None, id, guard, turn },
         (None, Some(held)) => {

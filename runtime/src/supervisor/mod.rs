@@ -7,17 +7,22 @@
 //!   ├─ conf      app.conf while the node runs: watch, reload
 //!   ├─ control   the control socket
 //!   │    └─ handler   one operation at a time: plan, walk, history
-//!   └─ host_process, preflight   the two kinds of children
+//!   │         └─ probation   a release that serves and is watched
+//!   ├─ pulse     the host's heartbeat, and what it has answered lately
+//!   └─ host_process, preflight, hook   the three kinds of children
 //! ```
 
 mod boot;
 mod conf;
 mod control;
 mod handler;
+mod hook;
 mod host_process;
+mod last_words;
 mod listeners;
 mod node;
 mod preflight;
+mod pulse;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -27,7 +32,6 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use nix::fcntl::{Flock, FlockArg};
-use relmgr_model::control::Outcome;
 use relmgr_model::home::Home;
 use relmgr_model::record::{HistoryEntry, OperationRecord};
 use relmgr_model::settings::{Settings, SettingsError};
@@ -275,27 +279,29 @@ fn take_lock(home: &Home) -> Result<Flock<File>, RunError> {
 /// An operation that was under way when the last supervisor ended is over: the node boots what was recorded, the
 /// release before it or the new one, and that is said.
 fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
-    let interrupted = node.with(|state| state.record.operation.clone());
-    let Some(OperationRecord { kind, from, to, started_at, uid }) = interrupted else { return Ok(()) };
-    let serves =
-        node.facts().permanent.map_or_else(|| "no release".to_owned(), |version| version.to_string());
-    tracing::warn!(kind = kind.name(), %to, "an operation was interrupted; the node boots {serves}");
+    let record = node.with(|state| state.record.clone());
+    let Some(operation) = &record.operation else { return Ok(()) };
+    let (outcome, error) = operation.resolve(&record);
+    let OperationRecord { kind, from, to, started_at, uid, .. } = operation.clone();
+    let words = error.as_deref().unwrap_or("it was committed");
+    tracing::warn!(kind = kind.name(), %to, "an operation was interrupted: {words}");
     let now = Utc::now();
     let ms = (now - started_at).num_milliseconds().max(0) as f64;
-    let error = Some(format!("the node ended in the middle of it and boots {serves}"));
-    journal::append_history(
-        &node.home,
-        &HistoryEntry {
-            at: now,
-            kind,
-            uid: Some(uid),
-            from,
-            to: Some(to),
-            outcome: Outcome::Interrupted,
-            error,
-            ms,
-            steps: vec![],
-        },
-    )?;
+    let (from, to) = (from, Some(to));
+    let entry = HistoryEntry {
+        at: now,
+        kind,
+        uid: Some(uid),
+        from,
+        to,
+        outcome,
+        error,
+        verdict: None,
+        last_words: vec![],
+        ms,
+        steps: vec![],
+    };
+    journal::append_history(&node.home, &entry)?;
+    hook::tell(node, entry);
     node.change_record(|record| record.operation = None)
 }

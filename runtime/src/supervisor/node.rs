@@ -26,9 +26,11 @@ use relmgr_store::repository::Repository;
 use relmgr_store::tree::ReleaseTree;
 use tokio::sync::watch;
 
+use super::handler::OnProbation;
 use super::host_process::{CallError, HostProcess, SpawnError};
 use super::listeners::Listener;
 use super::lock;
+use super::pulse::Lately;
 
 /// The target triple that relmgr itself was built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -79,6 +81,14 @@ pub struct State {
     pub in_force: Option<InForce>,
     /// What became of reloads.
     pub conf: Reloads,
+    /// What the release before it was started with, while that may come back.
+    pub in_force_before: Option<InForce>,
+    /// The release on probation.
+    pub probation: Option<OnProbation>,
+    /// What the current generation has answered lately.
+    pub lately: Lately,
+    /// Whether prev has taken the place of a permanent release that does not live: that happens once.
+    pub fallen_back: bool,
     /// The process that serves.
     pub host: Option<Arc<HostProcess>>,
     /// How often a host was started again after it died.
@@ -170,6 +180,10 @@ impl Node {
             current: None,
             in_force: None,
             conf: Reloads::default(),
+            in_force_before: None,
+            probation: None,
+            lately: Lately::default(),
+            fallen_back: false,
             host: None,
             host_restarts: 0,
             deaths: VecDeque::new(),
@@ -273,6 +287,7 @@ impl Node {
                 .iter()
                 .map(|(version, release)| (version.clone(), release.status.clone()))
                 .collect(),
+            probation: !self.settings.upgrade.probation.is_zero(),
         })
     }
 
@@ -306,9 +321,9 @@ impl Node {
                 started_at: self.started_at,
                 host_restarts: state.host_restarts,
                 current,
-                prev: state.record.prev.clone().map(|version| PrevRelease { version }),
+                prev: state.prev().map(|version| PrevRelease { version }),
                 permanent,
-                probation_ends_at: None,
+                probation_ends_at: state.probation.as_ref().map(|probation| probation.ends_at),
                 generations,
                 listeners: addresses.map(|address: SocketAddr| address.to_string()).collect(),
                 last_operation: state.last_operation.clone(),
@@ -331,7 +346,7 @@ impl Node {
     pub fn releases(&self) -> ReleaseList {
         self.with(|state| {
             let serving = state.current.as_ref().map(|serving| &serving.version);
-            let record = &state.record;
+            let (record, prev) = (&state.record, state.prev());
             let releases = record.releases.iter().rev().map(|(version, release)| {
                 let is_current = serving == Some(version) && release.status != Status::Permanent;
                 let reason = match &release.status {
@@ -342,7 +357,7 @@ impl Node {
                     version: version.clone(),
                     status: if is_current { "current" } else { release.status.name() }.into(),
                     reason,
-                    prev: record.prev.as_ref() == Some(version),
+                    prev: prev.as_ref() == Some(version),
                     installed_at: release.installed_at,
                 }
             });
@@ -378,10 +393,19 @@ impl State {
         })
     }
 
+    /// The release that served before the one that serves.
+    fn prev(&self) -> Option<Version> {
+        match &self.probation {
+            Some(probation) => Some(probation.from.clone()),
+            None => self.record.prev.clone(),
+        }
+    }
+
     fn phase(&self) -> Phase {
         match (&self.host, &self.running) {
             _ if self.stopped => Phase::Stopped,
             (None, _) => Phase::Booting,
+            (Some(_), _) if self.probation.is_some() => Phase::Probation,
             (Some(_), Some(_)) => Phase::Upgrading,
             (Some(_), None) => Phase::Steady,
         }

@@ -54,9 +54,10 @@ pub async fn reload_by_itself(node: &Arc<Node>, cause: Cause) {
         Err(ReloadError::Refused(error)) => (Outcome::Failed, Some(error.describe()), ConfReport::default()),
     };
     let kind = Kind::Reload;
-    let (from, to, hint) = (Some(version.clone()), Some(version), None);
-    let operation = Operation { kind, from, to, outcome, error, hint, steps: vec![], removed: vec![], conf };
-    handler::tell_history(node, &operation, None, begun.elapsed().as_secs_f64() * 1e3);
+    let (from, to, hint, verdict) = (Some(version.clone()), Some(version), None, None);
+    let operation =
+        Operation { kind, from, to, outcome, error, hint, verdict, steps: vec![], removed: vec![], conf };
+    handler::tell_history(node, &operation, None, begun.elapsed().as_secs_f64() * 1e3, vec![]);
 }
 
 /// What became of a reload.

@@ -87,6 +87,24 @@ pub enum OperationError {
         /// What happened.
         error: CallError,
     },
+    /// It served on probation, and does not stay.
+    #[error("{version} was rolled back: {reason}")]
+    Probation {
+        /// The release.
+        version: Version,
+        /// What was seen.
+        reason: String,
+    },
+    /// Its host died again and again.
+    #[error("the host died {times} times (supervisor.intensity) with {version} in it, last by {how}")]
+    Deaths {
+        /// The release.
+        version: Version,
+        /// How often.
+        times: u32,
+        /// How it ended.
+        how: String,
+    },
     /// The node ends.
     #[error("the node was stopped in the middle of it")]
     Stopped,
@@ -139,7 +157,11 @@ impl OperationError {
     pub fn blames_release(&self) -> bool {
         match self {
             Self::Preflight { error, .. } => !matches!(error, PreflightError::Io(_)),
-            Self::Host { .. } | Self::NotServing { .. } | Self::Schema(SchemaError::Faults { .. }) => true,
+            Self::Host { .. }
+            | Self::NotServing { .. }
+            | Self::Schema(SchemaError::Faults { .. })
+            | Self::Probation { .. }
+            | Self::Deaths { .. } => true,
             _ => false,
         }
     }

@@ -195,7 +195,7 @@ impl Walk<'_> {
         let library = self.library(to)?;
         let settings = self.effective.as_ref().map(relmgr_conf::Effective::to_json).unwrap_or_default();
         let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
-        let tried = try_release(&library, &settings, deadline).await;
+        let tried = try_release(&library, &settings, &self.node.settings.preflight, deadline).await;
         let redact = |error: PreflightError| self.effective.iter().fold(error, PreflightError::redacted);
         tried.map_err(|error| OperationError::Preflight { version: to.clone(), error: redact(error) })?;
         Ok(None)
