@@ -11,5 +11,6 @@ mod kitchen;
 mod new;
 mod probation;
 mod random;
+mod repository;
 mod retire;
 mod supervisor;

@@ -132,6 +132,11 @@ impl S3Server {
         self.answers.lock().unwrap().push(Answer { when: when.into(), times, status, code, size: None });
     }
 
+    /// Answers everything by the server again.
+    pub fn settle(&self) {
+        self.answers.lock().unwrap().clear();
+    }
+
     /// Says of an object that it has `size` bytes.
     pub fn claim(&self, when: &str, size: u64) {
         let answer = Answer { when: when.into(), times: usize::MAX, status: 200, code: "", size: Some(size) };

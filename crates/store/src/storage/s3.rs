@@ -201,7 +201,23 @@ impl S3 {
             }
             Err(error) => {
                 let fault = explain(&error);
-                return if fault.absent { Ok(None) } else { Err(self.fault(key, "read", fault)) };
+                if fault.absent {
+                    return Ok(None);
+                }
+                // An answer to HEAD has no room for words: the same question with GET is told why.
+                return match self
+                    .client()
+                    .await
+                    .get_object()
+                    .bucket(&self.bucket)
+                    .key(self.key(key))
+                    .range("bytes=0-0")
+                    .send()
+                    .await
+                {
+                    Ok(_) => Err(self.fault(key, "read", fault)),
+                    Err(error) => Err(self.fault(key, "read", explain(&error))),
+                };
             }
         };
         Ok(Some(Meta {
