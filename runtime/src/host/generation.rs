@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 
 use super::app::{self, Fault};
 use super::loader::library::{Library, LoadError};
+use super::loader::vouched::{ExchangedError, Vouched};
 use super::measures::Measures;
 
 /// So many notifications share the requests of a generation, so that they do not share one lock.
@@ -193,6 +194,9 @@ pub enum StartError {
     /// The library does not load.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The library is not the one that was verified.
+    #[error(transparent)]
+    Exchanged(#[from] ExchangedError),
     /// The application's start failed.
     #[error("its start failed: {0}")]
     Start(String),
@@ -211,7 +215,14 @@ impl Generation {
     /// # Errors
     /// [`LoadError`], and [`StartError::Start`] where no instance can be made.
     pub fn begin(id: u64, request: &LoadRequest) -> Result<Self, (StartError, Option<Library>)> {
+        // 1. What is opened is what was verified …
+        let vouched =
+            Vouched::check(&request.library, &request.sha256).map_err(|error| (error.into(), None))?;
         let library = Library::open(&request.library).map_err(|error| (error.into(), None))?;
+        // … and was so while it was opened.
+        if let Err(error) = vouched.still() {
+            return Err((error.into(), Some(library)));
+        }
         let root = match library.root() {
             Ok(root) => root,
             Err(error) => return Err((error.into(), Some(library))),
