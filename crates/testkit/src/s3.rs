@@ -117,6 +117,11 @@ impl S3Server {
         format!("http://{}", self.address)
     }
 
+    /// The server's address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where the repository's objects lie as files.
     pub fn directory(&self) -> PathBuf {
         self.root.path().join(BUCKET).join("releases")

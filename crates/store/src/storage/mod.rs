@@ -124,8 +124,8 @@ pub enum StorageError {
         what: &'static str,
         /// What the server or the connection said, and the remedy.
         reason: String,
-        /// Whether it is about the moment and not about the request.
-        passing: bool,
+        /// Whether an answer that had begun broke off.
+        broken: bool,
     },
     /// There is no such object.
     #[error("{key} is not in {url}")]

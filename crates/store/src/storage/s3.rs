@@ -132,13 +132,7 @@ impl S3 {
 
     pub(super) fn fault(&self, key: &str, what: &'static str, fault: Fault) -> StorageError {
         let key = if fault.whole { "the bucket".to_owned() } else { key.to_owned() };
-        StorageError::Service {
-            key,
-            url: self.url.clone(),
-            what,
-            reason: fault.reason,
-            passing: fault.passing,
-        }
+        StorageError::Service { key, url: self.url.clone(), what, reason: fault.reason, broken: fault.broken }
     }
 
     pub(super) fn conflict(&self, key: &str) -> StorageError {
@@ -150,7 +144,7 @@ impl S3 {
         loop {
             tries += 1;
             match self.read_once(key, limit).await {
-                Err(StorageError::Service { passing: true, .. }) if tries < TRIES => {
+                Err(StorageError::Service { broken: true, .. }) if tries < TRIES => {
                     super::s3_transfer::pause(tries).await
                 }
                 result => return result,

@@ -18,13 +18,14 @@ pub(super) struct Fault {
     pub(super) whole: bool,
     /// A condition did not hold; the status.
     pub(super) conditional: Option<u16>,
-    /// It may well work in a moment.
-    pub(super) passing: bool,
+    /// An answer that had begun broke off: asking for the rest may well work. (A request that failed as a whole was
+    /// tried again by the SDK already.)
+    pub(super) broken: bool,
 }
 
 impl Fault {
     fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), absent: false, whole: false, conditional: None, passing: false }
+        Self { reason: reason.into(), absent: false, whole: false, conditional: None, broken: false }
     }
 
     fn whole(reason: impl Into<String>) -> Self {
@@ -34,13 +35,13 @@ impl Fault {
     /// An answer's body broke off.
     pub(super) fn broken(error: &(dyn StdError + 'static)) -> Self {
         let reason = format!("the connection broke off ({})", innermost(error));
-        Self { passing: true, ..Self::new(reason) }
+        Self { broken: true, ..Self::new(reason) }
     }
 
     /// An answer came too slowly.
     pub(super) fn slow(limit: Duration) -> Self {
         let limit = limit.as_secs();
-        Self { passing: true, ..Self::new(format!("the answer did not come within {limit} s")) }
+        Self { broken: true, ..Self::new(format!("the answer did not come within {limit} s")) }
     }
 }
 
@@ -84,8 +85,7 @@ where
         },
         SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => unreached(error),
         SdkError::ResponseError(_) => {
-            let reason = format!("the answer is none of S3's ({})", innermost(error));
-            Fault { passing: true, ..Fault::new(reason) }
+            Fault::new(format!("the answer is none of S3's ({})", innermost(error)))
         }
         _ => Fault::new(innermost(error)),
     }
@@ -109,8 +109,7 @@ fn unreached(error: &(dyn StdError + 'static)) -> Fault {
             "the server's name does not resolve ({cause}): check endpoint_url and the network"
         ));
     }
-    let reason = format!("the server is not reached ({cause}): check endpoint_url and the network");
-    Fault { passing: true, ..Fault::whole(reason) }
+    Fault::whole(format!("the server is not reached ({cause}): check endpoint_url and the network"))
 }
 
 /// What the server said.
@@ -154,10 +153,7 @@ fn said(status: u16, code: &str, message: &str) -> Fault {
             | "ThrottlingException",
             _,
         )
-        | (_, 429 | 500..=599) => Fault {
-            passing: true,
-            ..Fault::new(format!("the server is in trouble ({quoted}): try again later"))
-        },
+        | (_, 429 | 500..=599) => Fault::new(format!("the server is in trouble ({quoted}): try again later")),
         _ => Fault::new(quoted),
     }
 }
@@ -190,9 +186,9 @@ mod tests {
         assert_eq!(said(409, "ConditionalRequestConflict", "").conditional, Some(409));
         assert_eq!(said(412, "", "").conditional, Some(412));
         let absent = said(404, "NoSuchKey", "");
-        assert!(absent.absent && absent.conditional.is_none() && !absent.passing);
+        assert!(absent.absent && absent.conditional.is_none());
         assert!(!said(404, "NoSuchBucket", "").absent, "a missing bucket is no missing object");
-        assert!(said(500, "", "").passing && !said(403, "", "").passing);
+        assert!(said(500, "", "").reason.contains("trouble") && said(403, "", "").reason.contains("denied"));
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl Range<'_> {
             let before = self.start;
             match self.fetch_some(&tell).await {
                 Ok(()) if self.start == self.end => return Ok(()),
-                Err(error) if !matches!(error, StorageError::Service { passing: true, .. }) => {
+                Err(error) if !matches!(error, StorageError::Service { broken: true, .. }) => {
                     return Err(error);
                 }
                 _ if self.start > before => tries = 0,
@@ -324,7 +324,7 @@ impl Range<'_> {
                 url: s3.url.clone(),
                 what: "read",
                 reason: reason.into(),
-                passing: false,
+                broken: false,
             };
             return Err(fault);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use relmgr_store::repository::{Fetch, Options, Publisher, Repository, RepositoryError};
 use relmgr_store::storage::{S3Credentials, S3Options, unseen};
+use relmgr_testkit::proxy::{Fault, FaultProxy};
 use relmgr_testkit::s3::{ACCESS_KEY, SECRET_KEY};
 
 use crate::place::{Place, build, current, noise, v, words};
@@ -177,4 +178,71 @@ async fn conflicts_missing_keys_and_pointers_that_went_there_and_back() {
     }
     publish("1.0.4").await.unwrap();
     assert_eq!(current(&repository).await, v("1.0.4"));
+}
+
+#[tokio::test]
+async fn broken_connections_are_gone_on_with_and_wrong_bytes_are_not_believed() {
+    let place = Place::s3();
+    let (out, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let release = build(out.path(), "1.0.0", &noise(3_000_000));
+    place.open().publish(&release, &Publisher::default()).await.unwrap();
+    let expected = release.manifest.package.as_ref().unwrap();
+    let proxy = FaultProxy::start(place.server().address());
+    let version = v("1.0.0");
+    let into = home.path().join("package");
+    let fetch = async || {
+        let repository = elsewhere(&proxy.endpoint(), SECRET_KEY, &place.server().url());
+        let fetch = Fetch { version: &version, expected: Some(expected), into: &into, progress: unseen() };
+        repository.fetch_package(fetch).await
+    };
+    let passing = [
+        vec![Fault::Reset(500_000), Fault::Reset(10), Fault::Reset(900_000)],
+        vec![Fault::Close(300_000), Fault::Close(300_000)],
+        vec![Fault::Endless(700_000)],
+    ];
+    for faults in passing {
+        let (before, count) = (proxy.met(), faults.len());
+        proxy.next(faults.clone());
+        let fetched = fetch().await;
+        match faults[0] {
+            // HTTP ends the answer at its announced length; what stands in the place of its last part is seen.
+            Fault::Endless(_) => assert!(matches!(fetched, Err(RepositoryError::Corrupted { .. }))),
+            _ => assert_eq!(fetched.unwrap(), *expected, "{faults:?}"),
+        }
+        assert_eq!(proxy.met() - before, count, "{faults:?}");
+    }
+    proxy.next([Fault::Flip(600_000)]);
+    let error = fetch().await.unwrap_err();
+    assert!(matches!(error, RepositoryError::Corrupted { .. }), "{error}");
+    assert!(!into.exists(), "what is wrong is not kept");
+    assert_eq!(fetch().await.unwrap(), *expected);
+}
+
+#[tokio::test]
+async fn a_fetch_that_drips_ends_at_its_deadline_and_is_gone_on_with() {
+    let place = Place::s3();
+    let (out, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let release = build(out.path(), "1.0.0", &noise(1_000_000));
+    place.open().publish(&release, &Publisher::default()).await.unwrap();
+    let expected = release.manifest.package.as_ref().unwrap();
+    let proxy = FaultProxy::start(place.server().address());
+    let s3 = S3Options {
+        endpoint_url: Some(proxy.endpoint()),
+        region: Some("us-east-1".into()),
+        path_style: None,
+        credentials: Some(S3Credentials { access_key: ACCESS_KEY.into(), secret_key: SECRET_KEY.into() }),
+    };
+    let options = Options { s3, timeout: std::time::Duration::from_secs(1), ..Options::default() };
+    let repository = Repository::open(&place.server().url(), options).unwrap();
+    let (version, into) = (v("1.0.0"), home.path().join("package"));
+    for fault in [Fault::Drip(1000), Fault::Stall(100_000)] {
+        proxy.next([fault]);
+        let fetch = Fetch { version: &version, expected: Some(expected), into: &into, progress: unseen() };
+        let error = repository.fetch_package(fetch).await.unwrap_err();
+        assert!(matches!(error, RepositoryError::TimedOut { .. }), "{error}");
+        assert!(into.exists(), "what came is kept");
+    }
+    proxy.next([]);
+    let fetch = Fetch { version: &version, expected: Some(expected), into: &into, progress: unseen() };
+    assert_eq!(place.open().fetch_package(fetch).await.unwrap(), *expected);
 }
