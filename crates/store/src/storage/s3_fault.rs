@@ -77,12 +77,9 @@ where
             let (code, message) = (service.err().code(), service.err().message());
             said(status, code.unwrap_or(""), message.unwrap_or(""))
         }
-        SdkError::TimeoutError(_) => Fault {
-            passing: true,
-            ..Fault::whole(
-                "the server did not answer in time: is the endpoint right, and reachable from here?",
-            )
-        },
+        SdkError::TimeoutError(_) => {
+            Fault::whole("the server did not answer in time: is the endpoint right, and reachable from here?")
+        }
         SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => unreached(error),
         SdkError::ResponseError(_) => {
             Fault::new(format!("the answer is none of S3's ({})", innermost(error)))
