@@ -22,7 +22,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which: throughput, upgrades, latency, conf, recovery; all when none is named
+    /// Which: throughput, upgrades, latency, conf, recovery, deltas; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -38,6 +38,12 @@ pub struct Args {
 /// Runs the named benchmarks.
 pub fn main(args: &Args) -> anyhow::Result<()> {
     kit::use_binaries(&build_release_binaries()?);
+    if args.names.iter().any(|name| name == "deltas") || args.names.is_empty() {
+        crate::deltas::main(args.rounds)?;
+        if args.names.len() == 1 {
+            return Ok(());
+        }
+    }
     let example = kit::workspace().join("example-app/Cargo.toml");
     let releases = [kit::build(&example, "", "1.0.0"), kit::build(&example, "", "1.0.1")];
     let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|wanted| wanted == name);

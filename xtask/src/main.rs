@@ -4,6 +4,7 @@
 
 mod bench;
 mod bench_conf;
+mod deltas;
 mod demo;
 mod lint;
 mod recovery;
@@ -34,7 +35,7 @@ enum Command {
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
-    /// Print the numbers: throughput, upgrades, latency, conf (all of them by default)
+    /// Print the numbers: throughput, upgrades, latency, conf, recovery, deltas (all of them by default)
     Bench(bench::Args),
 }
 

@@ -15,11 +15,15 @@ pub(crate) const CHUNK: usize = 64 * 1024;
 /// # Errors
 /// What the system says.
 pub fn of_file(path: &Path) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
+    of_reader(File::open(path)?)
+}
+
+/// Size and SHA-256 of all that `data` gives.
+pub(crate) fn of_reader(mut data: impl Read) -> io::Result<Digest> {
     let mut hasher = Hasher::default();
     let mut chunk = vec![0; CHUNK];
     loop {
-        match file.read(&mut chunk)? {
+        match data.read(&mut chunk)? {
             0 => return Ok(hasher.finish()),
             len => hasher.update(&chunk[..len]),
         }

@@ -3,8 +3,8 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`atomic`] | the one way in which a file is replaced |
-//! | [`delta`] | what makes one release of another |
 //! | [`digest`] | sizes and SHA-256 |
+//! | [`delta`] | `<from>_<to>.delta`: what changed between two releases' files: make, and apply |
 //! | [`package`] | `<version>.tar.gz`: pack, and unpack what nobody has vouched for yet |
 //! | [`repository`] | where releases are published and fetched from |
 //! | [`signature`] | who vouches for manifests and channels |
@@ -19,5 +19,6 @@ pub mod journal;
 pub mod package;
 pub mod repository;
 pub mod signature;
+mod staged;
 pub mod storage;
 pub mod tree;

@@ -5,9 +5,9 @@
 //! and what is on disk in the end is read back and compared before it gets its name.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -16,11 +16,20 @@ use flate2::write::GzEncoder;
 use relmgr_model::manifest::{self, Digest, Manifest, ManifestError, is_plain_path};
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
-use crate::digest::{self, CHUNK, Hasher};
-use crate::{atomic, tree};
+use crate::atomic;
+use crate::digest::{self, CHUNK};
+use crate::staged::{Broken, Staged};
+use crate::tree::TreeError;
 
 /// The first entry of every package.
 pub const MANIFEST: &str = "manifest.toml";
+
+/// What one entry may take beside its content: a header, padding, and both again for a name of up to 255 bytes as
+/// GNU tar writes it; twice that, for the tars of others.
+const ENTRY_OVERHEAD: u64 = 4096;
+
+/// The manifest's own entry, and the padding of up to 10 KiB at an archive's end.
+const MANIFEST_LIMIT: u64 = manifest::MAX_BYTES + 4 * ENTRY_OVERHEAD;
 
 /// A package that cannot be used, or not be made.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +138,7 @@ fn append(
 pub fn read_manifest(path: &Path) -> Result<Manifest, PackageError> {
     let damaged = |source| PackageError::Damaged { path: path.to_owned(), source };
     let refused = |reason: String| PackageError::Refused { path: path.to_owned(), reason };
-    let mut archive = open(path)?;
+    let mut archive = open(path, MANIFEST_LIMIT)?;
     let mut entries = archive.entries().map_err(damaged)?;
     let mut entry = match entries.next() {
         Some(entry) => entry.map_err(damaged)?,
@@ -147,12 +156,13 @@ pub fn read_manifest(path: &Path) -> Result<Manifest, PackageError> {
     Manifest::parse(&text).map_err(|source| PackageError::Manifest { path: path.to_owned(), source })
 }
 
-fn open(path: &Path) -> Result<Archive<GzDecoder<BufReader<File>>>, PackageError> {
+/// The archive, which ends after `limit` unpacked bytes whatever comes then.
+fn open(path: &Path, limit: u64) -> Result<Archive<impl Read>, PackageError> {
     let file = File::open(path).map_err(io_error(path, "read"))?;
-    Ok(Archive::new(GzDecoder::new(BufReader::with_capacity(CHUNK, file))))
+    Ok(Archive::new(GzDecoder::new(BufReader::with_capacity(CHUNK, file)).take(limit)))
 }
 
-pub(crate) fn entry_name<R: Read>(entry: &Entry<'_, R>) -> Result<String, String> {
+fn entry_name<R: Read>(entry: &Entry<'_, R>) -> Result<String, String> {
     let bytes = entry.path_bytes();
     let name =
         String::from_utf8(bytes.into_owned()).map_err(|_| "an entry's name is not UTF-8".to_owned())?;
@@ -165,40 +175,31 @@ pub(crate) fn entry_name<R: Read>(entry: &Entry<'_, R>) -> Result<String, String
 /// # Errors
 /// [`PackageError`]; nothing is left behind then.
 pub fn unpack(package: &Path, staging: &Path, dest: &Path, manifest: &Manifest) -> Result<(), PackageError> {
-    place(staging, dest, manifest, |root| {
-        // 1. Write what the manifest names, and nothing else.
-        write_entries(package, root, manifest)?;
-        // 2. Read it back from disk: what will be mapped is what was hashed.
-        tree::verify_files(root, manifest)
-            .map_err(|error| PackageError::Refused { path: package.to_owned(), reason: error.to_string() })
-    })
+    let staged = Staged::new(staging, "unpack-").map_err(tree_error(package))?;
+    // Write what the manifest names, and nothing else; then have it read back and named.
+    write_entries(package, &staged, manifest)?;
+    staged.finish(dest, manifest).map_err(tree_error(package))
 }
 
-/// Has `fill` make a release's directory out of sight, makes it durable, and gives it its name.
-pub(crate) fn place<E: From<PackageError>>(
-    staging: &Path,
-    dest: &Path,
-    manifest: &Manifest,
-    fill: impl FnOnce(&Path) -> Result<(), E>,
-) -> Result<(), E> {
-    let temporary = tempfile::Builder::new().prefix("unpack-").tempdir_in(staging);
-    let temporary = temporary.map_err(io_error(staging, "written"))?;
-    let root = temporary.path();
-    std::fs::set_permissions(root, PermissionsExt::from_mode(0o755)).map_err(io_error(root, "written"))?;
-    fill(root)?;
-    let text = manifest.for_package().to_toml();
-    write_file(&root.join(MANIFEST), text.as_bytes(), text.len() as u64, 0o644)?;
-    sync_tree(root, manifest).map_err(io_error(root, "written"))?;
-    std::fs::rename(root, dest).map_err(io_error(dest, "written"))?;
-    // Renamed: nothing is left to remove.
-    let _ = temporary.keep();
-    Ok(atomic::sync_dir(atomic::parent(dest)).map_err(io_error(dest, "written"))?)
+/// A fault of the directory that is made, in a package's words.
+fn tree_error(package: &Path) -> impl Fn(TreeError) -> PackageError {
+    move |error| match error {
+        TreeError::Io { path, what, source } => PackageError::Io { path, what, source },
+        other => PackageError::Refused { path: package.to_owned(), reason: other.to_string() },
+    }
 }
 
-fn write_entries(package: &Path, root: &Path, manifest: &Manifest) -> Result<(), PackageError> {
+/// The most that an honest package of this manifest unpacks to, headers, long names and padding included. Names are
+/// read into memory before anybody can look at them, so what an archive may unpack to is bounded as a whole too.
+fn unpacked_limit(manifest: &Manifest) -> u64 {
+    let files = manifest.files.values().fold(0u64, |sum, digest| sum.saturating_add(digest.size));
+    files.saturating_add((manifest.files.len() as u64 + 1) * ENTRY_OVERHEAD).saturating_add(MANIFEST_LIMIT)
+}
+
+fn write_entries(package: &Path, staged: &Staged, manifest: &Manifest) -> Result<(), PackageError> {
     let damaged = |source| PackageError::Damaged { path: package.to_owned(), source };
     let refused = |reason: String| PackageError::Refused { path: package.to_owned(), reason };
-    let mut archive = open(package)?;
+    let mut archive = open(package, unpacked_limit(manifest))?;
     let mut seen = BTreeSet::new();
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -217,6 +218,7 @@ fn write_entries(package: &Path, root: &Path, manifest: &Manifest) -> Result<(),
             if !same {
                 return Err(refused("the manifest inside differs from the one beside it".into()));
             }
+            staged.write_manifest(manifest).map_err(tree_error(package))?;
             continue;
         }
         let Some(digest) = manifest.files.get(&name) else {
@@ -227,13 +229,11 @@ fn write_entries(package: &Path, root: &Path, manifest: &Manifest) -> Result<(),
             return Err(refused(format!("`{name}` has {found} bytes, its manifest says {expected}")));
         }
         let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
-        let path = root.join(&name);
-        make_parents(root, &path)?;
-        let mode = if executable { 0o755 } else { 0o644 };
-        let found = write_file(&path, &mut entry, digest.size, mode).map_err(|error| match error {
-            // Reading the archive and writing the file are told apart by the file's own errors.
-            PackageError::Damaged { source, .. } => damaged(source),
-            other => other,
+        let file = staged.file(&name, digest.size, executable).map_err(tree_error(package))?;
+        let found = file.fill(&mut entry).map_err(|broken| match broken {
+            Broken::Source(source) => damaged(source),
+            Broken::TooLong => refused(format!("`{name}` is longer than announced")),
+            Broken::Disk(error) => tree_error(package)(error),
         })?;
         if found.sha256 != digest.sha256 {
             return Err(refused(format!(
@@ -258,81 +258,4 @@ fn kind_name(kind: EntryType) -> &'static str {
         EntryType::Directory => "a directory",
         _ => "an unusual entry",
     }
-}
-
-pub(crate) fn make_parents(root: &Path, path: &Path) -> Result<(), PackageError> {
-    let parent = atomic::parent(path);
-    if parent != root {
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
-        made.map_err(io_error(parent, "written"))?;
-    }
-    Ok(())
-}
-
-/// Writes at most `size` bytes of `data` to a new file.
-pub(crate) fn write_file(
-    path: &Path,
-    mut data: impl Read,
-    size: u64,
-    mode: u32,
-) -> Result<Digest, PackageError> {
-    let mut file = NewFile::create(path, size, mode).map_err(io_error(path, "written"))?;
-    match io::copy(&mut data, &mut file) {
-        Ok(_) => Ok(file.finish()),
-        Err(source) if file.failed() => Err(io_error(path, "written")(source)),
-        Err(source) => Err(PackageError::Damaged { path: path.to_owned(), source }),
-    }
-}
-
-/// A new file that grows to a limit and is hashed on the way.
-pub(crate) struct NewFile {
-    file: File,
-    hasher: Hasher,
-    limit: u64,
-    failed: bool,
-}
-
-impl NewFile {
-    /// Creates the file, which must not be there.
-    pub(crate) fn create(path: &Path, limit: u64, mode: u32) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-        Ok(Self { file, hasher: Hasher::default(), limit, failed: false })
-    }
-
-    /// Whether an error of a write was the disk's. (The others are the limit's, or whoever was read from.)
-    pub(crate) fn failed(&self) -> bool {
-        self.failed
-    }
-
-    /// The digest of what was written.
-    pub(crate) fn finish(self) -> Digest {
-        self.hasher.finish()
-    }
-}
-
-impl Write for NewFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.hasher.size() + bytes.len() as u64 > self.limit {
-            return Err(io::Error::other(format!("more than the {} bytes that were announced", self.limit)));
-        }
-        let written = self.file.write(bytes).inspect_err(|_| self.failed = true)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-/// Makes every file and directory under `root` durable.
-fn sync_tree(root: &Path, manifest: &Manifest) -> io::Result<()> {
-    let mut directories = BTreeSet::from([root.to_owned()]);
-    for name in manifest.files.keys().map(String::as_str).chain([MANIFEST]) {
-        let path = root.join(name);
-        File::open(&path)?.sync_all()?;
-        directories
-            .extend(path.ancestors().skip(1).take_while(|dir| dir.starts_with(root)).map(Path::to_owned));
-    }
-    directories.iter().try_for_each(|directory| atomic::sync_dir(directory))
 }

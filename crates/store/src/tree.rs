@@ -8,7 +8,7 @@ use relmgr_model::Version;
 use relmgr_model::home::Home;
 use relmgr_model::manifest::{Manifest, ManifestError};
 
-use crate::delta::{self, DeltaError, Unpacked};
+use crate::delta::{self, DeltaError};
 use crate::package::{self, PackageError};
 use crate::{atomic, digest};
 
@@ -45,7 +45,7 @@ pub enum TreeError {
     },
 }
 
-fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> TreeError + use<> {
+pub(crate) fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> TreeError + use<> {
     let path = path.to_owned();
     move |source| TreeError::Io { path, what, source }
 }
@@ -118,14 +118,19 @@ impl ReleaseTree {
         package: &Path,
         manifest: &Manifest,
     ) -> Result<(), PackageError> {
-        let dest = self.make_way(version)?;
+        let dest = self.make_way(version).map_err(|(path, source)| PackageError::Io {
+            path,
+            what: "replaced",
+            source,
+        })?;
         package::unpack(package, &self.home.staging(), &dest, manifest)
     }
 
-    /// Makes `version` of the installed release `base` and a delta.
+    /// Makes `version` from the installed release `base` and the `delta` between them, which the verified `manifest`
+    /// pins. A directory that nobody knows of makes way as with [`ReleaseTree::install`].
     ///
     /// # Errors
-    /// [`DeltaError`]; nothing is left behind then.
+    /// [`DeltaError`]; nothing is left behind then, and the whole package serves.
     pub fn install_delta(
         &self,
         version: &Version,
@@ -133,24 +138,25 @@ impl ReleaseTree {
         delta: &Path,
         manifest: &Manifest,
     ) -> Result<(), DeltaError> {
-        let unusable =
-            |error: TreeError| DeltaError::Base { path: delta.to_owned(), reason: error.to_string() };
-        let base_manifest = self.manifest(base).map_err(unusable)?;
-        let root = self.home.release(base);
-        let dest = self.make_way(version)?;
-        let base = Unpacked { root: &root, manifest: &base_manifest };
-        delta::apply(delta, base, manifest, &self.home.staging(), &dest)
+        let wrong_base =
+            |reason| DeltaError::WrongBase { delta: delta.to_owned(), base: base.clone(), reason };
+        if version == base {
+            return Err(wrong_base("it is the release that is to be made".into()));
+        }
+        let held = self.manifest(base).map_err(|error| wrong_base(error.to_string()))?;
+        let dest = self.make_way(version).map_err(|(path, source)| DeltaError::Io {
+            path,
+            what: "replaced",
+            source,
+        })?;
+        delta::apply(delta, &self.home.release(base), &held, manifest, &self.home.staging(), &dest)
     }
 
-    /// Where a release is to lie; what lies there already and nobody knows of is removed.
-    fn make_way(&self, version: &Version) -> Result<PathBuf, PackageError> {
+    /// The directory that `version` will be, with nothing there.
+    fn make_way(&self, version: &Version) -> Result<PathBuf, (PathBuf, io::Error)> {
         let dest = self.home.release(version);
         if dest.symlink_metadata().is_ok() {
-            self.remove(version).map_err(|error| PackageError::Io {
-                path: dest.clone(),
-                what: "replaced",
-                source: io::Error::other(error),
-            })?;
+            self.remove(version).map_err(|error| (dest.clone(), io::Error::other(error)))?;
         }
         Ok(dest)
     }

@@ -2,39 +2,27 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use common::{Files, LIBRARY, Mounted};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
-use relmgr_model::manifest::{AbiVersion, FORMAT, Manifest, Needs};
+use relmgr_model::manifest::Manifest;
 use relmgr_store::{digest, package};
 use tar::{EntryType, Header};
 
-const LIBRARY: &str = "lib/libapp.so";
+fn manifest(files: &Files) -> Manifest {
+    common::manifest("1.2.3", files)
+}
 
-fn manifest(files: &BTreeMap<String, Vec<u8>>) -> Manifest {
-    Manifest {
-        format: FORMAT,
-        name: "app".into(),
-        version: "1.2.3".parse().unwrap(),
-        target: "x86_64-unknown-linux-gnu".into(),
-        built_at: chrono::DateTime::UNIX_EPOCH,
-        library: LIBRARY.into(),
-        rustc: "rustc".into(),
-        abi: AbiVersion { major: 1, minor: 0 },
-        upgrade_from: None,
-        git: None,
-        needs: Needs::default(),
-        state: None,
-        package: None,
-        probes: vec![],
-        files: files.iter().map(|(name, bytes)| (name.clone(), digest::of_bytes(bytes))).collect(),
-        deltas: BTreeMap::new(),
-    }
+fn lay_out(root: &Path, files: &Files) -> Manifest {
+    common::lay_out(root, "1.2.3", files, &[])
 }
 
 fn usual_files() -> BTreeMap<String, Vec<u8>> {
@@ -43,18 +31,6 @@ fn usual_files() -> BTreeMap<String, Vec<u8>> {
         ("VERSION".to_owned(), b"1.2.3\n".to_vec()),
         ("priv/deep/page.html".to_owned(), b"<p>".to_vec()),
     ])
-}
-
-/// A release's directory as the builder lays it out.
-fn lay_out(root: &Path, files: &BTreeMap<String, Vec<u8>>) -> Manifest {
-    let manifest = manifest(files);
-    for (name, bytes) in files {
-        let path = root.join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
-    std::fs::write(root.join("manifest.toml"), manifest.for_package().to_toml()).unwrap();
-    manifest
 }
 
 /// A home for one unpacking.
@@ -75,15 +51,8 @@ impl Bench {
     }
 
     fn unpack(&self, manifest: &Manifest) -> Result<(), String> {
-        package::unpack(&self.package, &self.staging, &self.dest, manifest).map_err(|error| {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            text
-        })
+        package::unpack(&self.package, &self.staging, &self.dest, manifest)
+            .map_err(|error| common::words(&error))
     }
 
     /// The package is refused with `words`, and nothing is left of the try.
@@ -247,6 +216,27 @@ fn a_decompression_bomb_is_stopped_at_the_size_that_was_announced() {
 }
 
 #[test]
+fn a_name_that_unpacks_without_end_is_not_read_into_memory() {
+    const NAME: u64 = 128 * 1024 * 1024;
+    let bench = Bench::new();
+    let good = forge(&bench, &[], false);
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let mut out = GzEncoder::new(std::fs::File::create(&bench.package).unwrap(), Compression::fast());
+        let name = Forged { name: "long", kind, link: "", data: b"", size: NAME };
+        name.write(&mut out);
+        let block = vec![b'a'; 1024 * 1024];
+        (0..NAME / (1024 * 1024)).for_each(|_| out.write_all(&block).unwrap());
+        Forged::file("manifest.toml", good.for_package().to_toml().as_bytes()).write(&mut out);
+        out.finish().unwrap();
+        let before = common::peak_kib();
+        bench.assert_refused(&good, "damaged or cut short");
+        package::read_manifest(&bench.package).unwrap_err();
+        let grown = common::peak_kib() - before;
+        assert!(grown < NAME / 1024 / 4, "{kind:?}: {grown} KiB");
+    }
+}
+
+#[test]
 fn a_pax_header_that_disagrees_about_a_size_is_refused() {
     let bench = Bench::new();
     let record = b"13 size=9999\n";
@@ -303,32 +293,6 @@ fn a_full_disk_during_unpack_leaves_nothing_behind() {
     assert!(cause.contains("No space left"), "{error}: {cause}");
     assert!(!dest.exists());
     assert_eq!(std::fs::read_dir(&staging).unwrap().count(), 0);
-}
-
-/// A small tmpfs, unmounted at the end of the test.
-struct Mounted(tempfile::TempDir);
-
-impl Mounted {
-    fn tmpfs(size: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(directory.path())
-            .status()
-            .unwrap();
-        assert!(mounted.success());
-        Self(directory)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
 }
 
 fn tree() -> impl Strategy<Value = BTreeMap<String, Vec<u8>>> {

@@ -5,7 +5,7 @@ use relmgr_model::channel as channels;
 use relmgr_model::manifest::Digest;
 
 use super::{BuiltRelease, Fetch, Repository, RepositoryError};
-use crate::delta::{self, Unpacked};
+use crate::delta;
 use crate::package;
 use crate::storage::{Condition, blocking, unseen};
 
@@ -39,13 +39,11 @@ impl Repository {
             package::unpack(&root.join("base.tar.gz"), &root, &base_root, &base)?;
             package::unpack(&ours, &root, &target_root, &target)?;
             // 2. What makes one of the other.
-            let base = Unpacked { root: &base_root, manifest: &base };
-            let target = Unpacked { root: &target_root, manifest: &target };
-            Ok(delta::make(base, target, &root.join("delta"))?)
+            Ok(delta::make(&base_root, &base, &target_root, &target, &root.join("delta"))?)
         });
         let digest = made.await?;
         let package_size = release.manifest.package.as_ref().map_or(0, |digest| digest.size);
-        if !delta::is_worth_it(digest.size, package_size) {
+        if !delta::worth(digest.size, package_size) {
             return Ok(None);
         }
         // 3. Under a name that only this pair has. One that is there is of a try that ended before its manifest.

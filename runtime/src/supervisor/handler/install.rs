@@ -12,7 +12,7 @@ use relmgr_model::manifest::{Digest, Manifest};
 use relmgr_model::plan::{Step, admit};
 use relmgr_model::record::ReleaseRecord;
 use relmgr_model::status::Status;
-use relmgr_store::delta::is_worth_it;
+use relmgr_store::delta::worth;
 use relmgr_store::package;
 use relmgr_store::repository::{Fetch, forget};
 
@@ -76,11 +76,10 @@ impl Walk<'_> {
         let to = &manifest.version;
         let installed = self.node.tree.versions().ok()?;
         let package = manifest.package.as_ref()?.size;
-        let worth = |version: &&Version| {
-            manifest.deltas.get(version).is_some_and(|delta| is_worth_it(delta.size, package))
-        };
+        let better =
+            |version: &&Version| manifest.deltas.get(version).is_some_and(|delta| worth(delta.size, package));
         // The release that serves is the one most surely whole.
-        let base = self.from.iter().chain(installed.iter().rev()).find(worth)?.clone();
+        let base = self.from.iter().chain(installed.iter().rev()).find(better)?.clone();
         let into = self.node.home.fetch().join(format!("{base}_{to}.delta"));
         let expected = manifest.deltas.get(&base);
         let fetch = Fetch { version: to, expected, into: &into, progress: self.progress() };
