@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use relmgr_testkit::kit::{Done, Node, Release, bin, release};
-use relmgr_testkit::s3::{S3Server, SECRET_KEY};
+use relmgr_testkit::s3::{BUCKET, S3Server, SECRET_KEY, aws_cli};
 
 /// A bucket, a key pair, and a node that trusts it.
 struct Place {
@@ -187,6 +187,8 @@ fn an_expired_channel_stops_upgrades_and_nothing_else() {
     place.node.relmgr(&["upgrade"]).ok();
     place.publish(&two, &["--expires", "0s"]).ok();
     place.node.relmgr(&["upgrade"]).failed(1, &["expired", "cargo relmgr channel renew"]);
+    let status = place.node.relmgr(&["status"]).ok().stdout;
+    assert!(status.contains("channel     default, serial"), "{status}");
     // What a person names is fetched all the same, and said.
     let named = place.node.relmgr(&["upgrade", "1.0.1"]).ok();
     assert!(named.stderr.contains("expired"), "{named:?}");
@@ -331,4 +333,72 @@ fn the_server_in_trouble_ends_an_upgrade_and_the_next_one_works() {
     place.server.answer("1.0.1", 2, 503, "SlowDown");
     place.node.relmgr(&["upgrade"]).ok();
     assert_eq!(place.node.current().as_deref(), Some("1.0.1"));
+}
+
+/// `aws args…` with the bucket's credentials.
+fn aws(place: &Place, args: &[&str]) -> Done {
+    aws_cli().args(args).envs(place.server.environment()).output().unwrap().into()
+}
+
+#[test]
+fn peoples_own_scripts_read_and_write_the_same_bucket() {
+    let (one, two) = releases();
+    let mut place = Place::new("");
+    place.publish(&one, &[]).ok();
+    let url = |key: &str| format!("s3://{BUCKET}/releases/{key}");
+    // What scripts have always asked.
+    let version = aws(&place, &["s3", "cp", &url("VERSION"), "-"]).ok();
+    assert_eq!(version.stdout, "1.0.0\n");
+    let home = tempfile::tempdir().unwrap();
+    let latest = home.path().join("latest.tar.gz");
+    aws(&place, &["s3", "cp", &url("latest.tar.gz"), latest.to_str().unwrap()]).ok();
+    assert_eq!(std::fs::read(&latest).unwrap(), std::fs::read(one.out.join("1.0.0.tar.gz")).unwrap());
+    // What they have always written: three objects, no manifest beside them.
+    let package = two.out.join("1.0.1.tar.gz");
+    for key in ["1.0.1.tar.gz", "latest.tar.gz"] {
+        aws(&place, &["s3", "cp", package.to_str().unwrap(), &url(key)]).ok();
+    }
+    let pointer = home.path().join("VERSION");
+    std::fs::write(&pointer, "1.0.1").unwrap();
+    aws(&place, &["s3", "cp", pointer.to_str().unwrap(), &url("VERSION")]).ok();
+    // A node that trusts keys goes by its channel …
+    place.start();
+    place.node.relmgr(&["upgrade"]).ok();
+    assert_eq!(place.node.current().as_deref(), Some("1.0.0"));
+    place.node.relmgr(&["upgrade", "1.0.1"]).failed(1, &["is not signed"]);
+    // … and one that allows unsigned releases by the file, and the manifest inside the package.
+    place.node.kill_supervisor();
+    place.settle("allow_unsigned = true");
+    place.start();
+    place.node.relmgr(&["upgrade"]).ok();
+    assert_eq!(place.node.current().as_deref(), Some("1.0.1"));
+}
+
+#[test]
+fn a_full_disk_ends_a_fetch_or_an_unpack_and_room_mends_it() {
+    let (one, two) = releases();
+    let mut place = Place::new("");
+    place.publish(&one, &[]).ok();
+    place.publish(&two, &["--no-delta"]).ok();
+    place.start();
+    place.node.relmgr(&["upgrade", "1.0.0"]).ok();
+    let package = std::fs::metadata(two.out.join("1.0.1.tar.gz")).unwrap().len();
+    for (directory, size) in [(".fetch", package / 2), (".staging", package)] {
+        let full = place.node.home().join("releases").join(directory);
+        let options = format!("size={size}");
+        nix::mount::mount(
+            Some("full"),
+            &full,
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .expect("the tests mount file systems: run them as root");
+        let refused = place.node.relmgr(&["upgrade", "1.0.1"]).failed(1, &["cannot be written"]);
+        assert!(refused.stderr.contains("No space left on device"), "{directory}: {refused:?}");
+        assert_eq!(place.node.current().as_deref(), Some("1.0.0"));
+        assert_eq!(std::fs::read_dir(&full).unwrap().count(), 0, "{directory}: something is left");
+        nix::mount::umount(&full).unwrap();
+    }
+    place.node.relmgr(&["upgrade", "1.0.1"]).ok();
 }

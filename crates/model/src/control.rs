@@ -318,6 +318,22 @@ pub struct NodeStatus {
     /// The application's configuration; `None` while nothing serves.
     #[serde(default)]
     pub conf: Option<ConfStatus>,
+    /// The signed channel that the node follows; `None`: none was seen yet, or nobody is asked to sign.
+    #[serde(default)]
+    pub channel: Option<ChannelStatus>,
+}
+
+/// What a node has last seen of its signed channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Its name.
+    pub name: String,
+    /// The highest serial.
+    pub serial: u64,
+    /// From then on it starts no upgrade.
+    pub expires: DateTime<Utc>,
+    /// Whether that is over.
+    pub expired: bool,
 }
 
 /// The release that serves.

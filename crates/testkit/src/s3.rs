@@ -172,6 +172,23 @@ impl S3Server {
     }
 }
 
+/// Amazon's own command line, installed below the target directory when it is not there yet.
+pub fn aws_cli() -> std::process::Command {
+    let directory = crate::kit::target_dir().join("awscli");
+    let lock = std::fs::File::create(crate::kit::target_dir().join("awscli.lock")).unwrap();
+    let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive);
+    let _lock = lock.map_err(|(_, error)| error).unwrap();
+    if !directory.join("bin/aws").exists() {
+        let mut pip = std::process::Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&directory).arg("awscli");
+        let done = pip.output().unwrap();
+        assert!(done.status.success(), "pip: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    let mut command = std::process::Command::new("python3");
+    command.args(["-m", "awscli"]).env("PYTHONPATH", directory);
+    command
+}
+
 fn take(answers: &Mutex<Vec<Answer>>, line: &str) -> Option<Answer> {
     let mut answers = answers.lock().unwrap();
     let place = answers.iter().position(|answer| answer.times > 0 && line.contains(&answer.when))?;

@@ -51,6 +51,21 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
     if let Some(ends) = status.probation_ends_at {
         line("probation", &format!("until {}", ends.format("%Y-%m-%d %H:%M:%S UTC")));
     }
+    if let Some(channel) = &status.channel {
+        let expires = channel.expires.format("%Y-%m-%d %H:%M:%S UTC");
+        match channel.expired {
+            true => line(
+                "channel",
+                &format!(
+                    "{} EXPIRED at {expires}: no upgrade starts from it; `cargo relmgr channel renew`",
+                    channel.name
+                ),
+            ),
+            false => {
+                line("channel", &format!("{}, serial {}, until {expires}", channel.name, channel.serial))
+            }
+        }
+    }
     line("listeners", &status.listeners.join(", "));
     line("supervisor", &format!("{} since {}", status.supervisor_pid, moment(status.started_at, now)));
     let host = status.host_pid.map_or_else(|| "none at the moment".into(), |pid| pid.to_string());
@@ -136,7 +151,7 @@ fn generations(generations: &[GenerationStatus]) -> String {
 mod tests {
     use super::*;
     use relmgr_model::conf::{ConfError, ConfReport};
-    use relmgr_model::control::{CurrentRelease, GenerationState, Kind, Outcome, PrevRelease};
+    use relmgr_model::control::{ChannelStatus, CurrentRelease, GenerationState, Kind, Outcome, PrevRelease};
 
     #[test]
     fn the_node_at_a_glance() {
@@ -192,6 +207,12 @@ mod tests {
                 steps: vec![],
                 removed: vec![],
                 conf: ConfReport::default(),
+            }),
+            channel: Some(ChannelStatus {
+                name: "default".into(),
+                serial: 1_795_188_000,
+                expires: at("2026-11-20T18:00:00Z"),
+                expired: true,
             }),
             conf: Some(ConfStatus {
                 hash: "5a2c".repeat(16),

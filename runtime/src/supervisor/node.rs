@@ -11,8 +11,8 @@ use relmgr_conf::Effective;
 use relmgr_model::Version;
 use relmgr_model::conf::{ConfError, ConfStatus};
 use relmgr_model::control::{
-    CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease, ReleaseList,
-    ReleaseStatus,
+    ChannelStatus, CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease,
+    ReleaseList, ReleaseStatus,
 };
 use relmgr_model::home::Home;
 use relmgr_model::host::{Answer, Command, HostStart};
@@ -300,6 +300,13 @@ impl Node {
         }
     }
 
+    fn channel_status(&self, record: &NodeRecord) -> Option<ChannelStatus> {
+        let name = self.settings.repository.channel_name(None);
+        let seen = record.channels.get(name)?;
+        let (serial, expires) = (seen.serial, seen.expires);
+        Some(ChannelStatus { name: name.into(), serial, expires, expired: expires <= Utc::now() })
+    }
+
     /// The answer to `status`.
     pub async fn status(&self) -> NodeStatus {
         let generations = self.generations().await;
@@ -328,6 +335,7 @@ impl Node {
                 listeners: addresses.map(|address: SocketAddr| address.to_string()).collect(),
                 last_operation: state.last_operation.clone(),
                 conf: state.conf_status(),
+                channel: self.channel_status(&state.record),
             }
         })
     }
