@@ -22,7 +22,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which: throughput, upgrades, latency, conf, recovery, deltas; all when none is named
+    /// Which: throughput, upgrades, latency, conf, recovery, deltas, repository; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -55,6 +55,9 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("conf") {
         crate::bench_conf::conf()?;
+    }
+    if wanted("repository") {
+        crate::repository::main(&releases[0])?;
     }
     if wanted("upgrades") {
         upgrades(args, &releases);

@@ -8,6 +8,7 @@ mod deltas;
 mod demo;
 mod lint;
 mod recovery;
+mod repository;
 mod run;
 mod test;
 
@@ -35,7 +36,7 @@ enum Command {
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
-    /// Print the numbers: throughput, upgrades, latency, conf, recovery, deltas (all of them by default)
+    /// Print the numbers: throughput, upgrades, latency, conf, recovery, deltas, repository (all of them by default)
     Bench(bench::Args),
 }
 
