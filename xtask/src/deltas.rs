@@ -79,9 +79,9 @@ const SUBJECTS: &[Subject] = &[
                 backwards: false,
             },
             Change {
-                name: "tokio 1.52.0 to the locked one",
+                name: "tokio 1.52.3 to the locked 1.54",
                 edits: &[("Cargo.toml", "tokio = { version = \"1.54\"", "tokio = { version = \"1.52\"")],
-                older: &["update", "--package", "tokio", "--precise", "1.52.0"],
+                older: &["update", "--package", "tokio", "--precise", "1.52.3"],
                 backwards: true,
             },
         ],

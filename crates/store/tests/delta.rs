@@ -428,6 +428,16 @@ fn an_index_that_contradicts_itself_is_refused() {
     reindexed(|index| index.replace("to = \"1.0.1\"", "to = \"1.0.2\"")).assert_refused(DAMAGED, "it makes");
     reindexed(|index| index.replace("name = \"app\"", "name = \"other\""))
         .assert_refused(DAMAGED, "it makes");
+    let moves = |moves: &'static str| {
+        move |index: &str| index.replacen("base = ", &format!("moves = {moves}\nbase = "), 1)
+    };
+    reindexed(moves("[[5, 1], [5, 2]]")).assert_refused(DAMAGED, "out of order");
+    reindexed(moves("[[5]]")).assert_refused(DAMAGED, "does not parse");
+    let many = |index: &str| {
+        let moves: Vec<_> = (0..5000).map(|at| format!("[{at}, {at}]")).collect();
+        index.replacen("base = ", &format!("moves = [{}]\nbase = ", moves.join(", ")), 1)
+    };
+    reindexed(many).assert_refused(DAMAGED, "is too much");
     reindexed(|_| "\u{0}".repeat(9)).assert_refused(DAMAGED, "does not parse");
     reindexed(|index| format!("{index}#{}", " ".repeat(2 << 20))).assert_refused(LIMIT, "its index has");
     let mut bench = usual();

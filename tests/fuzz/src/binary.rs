@@ -36,6 +36,14 @@ pub fn controls(data: &[u8]) {
     patch(&[bytes, control, diff, extra].concat());
 }
 
+/// Whatever a library holds, the delta from it to itself with something new in its middle makes that.
+pub fn library(data: &[u8]) {
+    let mut target = data.to_vec();
+    let middle = data.len() / 2;
+    target.splice(middle..middle, [0x90; 64]);
+    Scene::there(data, &target);
+}
+
 /// A package is unpacked or refused.
 pub fn package(data: &[u8]) {
     Scene::new().unpack(data);
@@ -70,6 +78,30 @@ pub(crate) fn controls_seeds() -> Vec<Vec<u8>> {
     // Seven controls that do nothing and one that does a little, too.
     let idle = [vec![8], vec![0; 24 * 7], [5i64, 0, -5].map(i64::to_le_bytes).concat()].concat();
     vec![[vec![count], control, diff].concat(), idle]
+}
+
+/// A library's headers, a segment of code that calls across its own middle, and a table that names it.
+pub(crate) fn library_seeds() -> Vec<Vec<u8>> {
+    const CODE: usize = 120;
+    const SIZE: usize = 2000;
+    let number = |value: usize| (value as u64).to_le_bytes();
+    let mut file = [&b"\x7fELF\x02\x01"[..], &[0; 10], &[3, 0, 62, 0], &[0; 12]].concat();
+    file.extend([number(64), number(CODE + SIZE)].concat());
+    file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 2, 0, 0, 0]);
+    file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    file.extend([CODE, 0x1000, 0, SIZE, SIZE, 0].map(number).concat());
+    while file.len() + 5 <= CODE + SIZE {
+        let to = (file.len() * 7919) % SIZE;
+        let next = file.len() - CODE + 5;
+        file.push(0xe8);
+        file.extend((to as i32 - next as i32).to_le_bytes());
+    }
+    for (kind, flags) in [(1u32, 4u64), (4, 0)] {
+        file.extend([0u32.to_le_bytes(), kind.to_le_bytes()].concat());
+        file.extend([flags, 0x1000, CODE as u64, SIZE as u64].map(u64::to_le_bytes).concat());
+        file.extend([0; 24]);
+    }
+    vec![file]
 }
 
 pub(crate) fn package_seeds() -> Vec<Vec<u8>> {

@@ -8,6 +8,7 @@
 //! | [`delta`] | a delta's container |
 //! | [`patch`] | one patch inside a sound container |
 //! | [`controls`] | what a sound patch's bzip2 streams hold |
+//! | [`library`] | a library, from which a delta is made and applied |
 //! | [`package`] | a package |
 //! | [`archive`] | the tar inside a sound gzip |
 //! | [`manifest`] | a manifest's text |
@@ -20,7 +21,7 @@ mod binary;
 mod scene;
 mod text;
 
-pub use binary::{archive, controls, delta, package, patch};
+pub use binary::{archive, controls, delta, library, package, patch};
 pub use text::{app_conf, manifest, schema};
 
 /// A target: its name, the function, and sound inputs to start from.
@@ -34,10 +35,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "delta", run: delta, seeds: binary::delta_seeds },
     Target { name: "patch", run: patch, seeds: binary::patch_seeds },
     Target { name: "controls", run: controls, seeds: binary::controls_seeds },
+    Target { name: "library", run: library, seeds: binary::library_seeds },
     Target { name: "package", run: package, seeds: binary::package_seeds },
     Target { name: "archive", run: archive, seeds: binary::archive_seeds },
     Target { name: "manifest", run: manifest, seeds: text::manifest_seeds },

@@ -48,6 +48,20 @@ impl Scene {
         self.root.path().join(name)
     }
 
+    /// Makes and applies the delta between two releases whose libraries are `base` and `target`.
+    pub(crate) fn there(base: &[u8], target: &[u8]) {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::fs::create_dir(path("staging")).unwrap();
+        let files = |library: &[u8]| Files::from([(LIBRARY.into(), library.to_vec())]);
+        let held = lay_out(&path("base"), "1.0.0", &files(base));
+        let mut wanted = lay_out(&path("target"), "1.0.1", &files(target));
+        let made = delta::make(&path("base"), &held, &path("target"), &wanted, &path("delta")).unwrap();
+        wanted.deltas.insert(held.version.clone(), made);
+        delta::apply(&path("delta"), &path("base"), &held, &wanted, &path("staging"), &path("dest")).unwrap();
+        assert_eq!(std::fs::read(path("dest").join(LIBRARY)).unwrap(), target);
+    }
+
     /// A sound delta.
     pub(crate) fn delta() -> Vec<u8> {
         let scene = Self::new();

@@ -10,6 +10,7 @@ use relmgr_model::manifest::{Digest, Manifest};
 use tar::{Archive, Entries, EntryType};
 
 use super::index::{self, Index, IndexFault};
+use super::moves;
 use super::patch::{Patch, PatchFault};
 use super::{DeltaError, MAX_PATCHED, io_error, tree_error};
 use crate::digest::{self, CHUNK};
@@ -41,9 +42,10 @@ pub fn apply(
     for (at, entry) in index.files.iter().enumerate() {
         let (size, data) = applied.next(&mut entries, &at.to_string())?;
         let file = applied.file(&staged, &index, &entry.path)?;
-        match &entry.base {
-            Some(sha256) => applied.patch(file, &entry.path, sha256, size, data)?,
-            None => applied.whole(file, &entry.path, data)?,
+        if entry.base.is_some() {
+            applied.patch(file, entry, size, data)?;
+        } else {
+            applied.whole(file, &entry.path, data)?;
         }
     }
     match entries.next() {
@@ -121,11 +123,12 @@ impl Applied<'_> {
     fn patch(
         &self,
         file: NewFile,
-        path: &str,
-        sha256: &str,
+        entry: &index::Entry,
         size: u64,
         mut data: impl Read,
     ) -> Result<(), DeltaError> {
+        let path = entry.path.as_str();
+        let sha256 = entry.base.as_deref().unwrap_or_default();
         let Some((from, digest)) = self.base.files.iter().find(|(_, digest)| digest.sha256 == sha256) else {
             return Err(self.wrong_base(format!("it has no file with SHA-256 {sha256}")));
         };
@@ -134,7 +137,8 @@ impl Applied<'_> {
                 return Err(self.limit(format!("`{path}` asks for {size} bytes of memory")));
             }
         }
-        let base = self.read_base(from, digest)?;
+        let mut base = self.read_base(from, digest)?;
+        moves::correct(&mut base, &entry.moves);
         // The size is that of an entry, and a file ends where it ends: nothing is reserved for it beforehand.
         let mut bytes = vec![];
         data.by_ref().take(size).read_to_end(&mut bytes).map_err(|error| self.unreadable(error))?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::moves::{MAX_MOVES, Moves};
 use relmgr_model::Version;
 use relmgr_model::manifest::{self, Manifest};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ pub(super) struct Entry {
     /// SHA-256 of the base's file that the patch starts from; absent: the entry is the whole content as gzip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) base: Option<String>,
+    /// What moved in it, which is corrected before the patch is applied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) moves: Moves,
 }
 
 /// Why an index cannot be used.
@@ -105,6 +109,12 @@ impl Index {
         // The order is fixed, so that a file that comes twice cannot hide.
         if let Some(entry) = index.files.windows(2).find(|pair| pair[0].path >= pair[1].path) {
             return damaged(format!("`{}` in its index is out of order or comes twice", entry[1].path));
+        }
+        let sorted = |moves: &Moves| moves.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        if let Some(entry) =
+            index.files.iter().find(|entry| !sorted(&entry.moves) || entry.moves.len() > MAX_MOVES)
+        {
+            return damaged(format!("what moved in `{}` is too much or out of order", entry.path));
         }
         Ok(index)
     }

@@ -12,6 +12,7 @@ use relmgr_model::manifest::{Digest, Manifest};
 use tar::{Builder, EntryType, Header};
 
 use super::index::{self, Entry, Index};
+use super::moves::{self, Moves};
 use super::{DeltaError, MAX_PATCHED, io_error, patch};
 use crate::{atomic, digest};
 
@@ -68,30 +69,27 @@ impl Made<'_> {
         let target = self
             .read(self.target_dir, path, expected)?
             .ok_or_else(|| DeltaError::Differs { delta: self.out.to_owned(), file: path.to_owned() })?;
-        let written = io_error(self.out, "written");
-        let mut patch = None;
-        if let Some((from, digest)) = self.counterpart(path, expected) {
-            let base = self.read(self.base_dir, from, digest)?.ok_or_else(|| DeltaError::WrongBase {
-                delta: self.out.to_owned(),
-                base: self.base.version.clone(),
-                reason: format!("`{from}` is not the file that its manifest describes"),
-            })?;
-            patch = Some((
-                digest.sha256.clone(),
-                patch::make(&base, &target).map_err(io_error(self.out, "written"))?,
-            ));
-        }
-        // A patch below an eighth of its file needs no comparison: libraries compress to a third.
-        if let Some((base, patch)) = patch.take_if(|(_, patch)| patch.len() < target.len() / 8) {
-            return Ok((Entry { path: path.to_owned(), base: Some(base) }, patch));
-        }
-        let whole = gzip(&target).map_err(written)?;
-        Ok(match patch {
-            Some((base, patch)) if patch.len() < whole.len() => {
-                (Entry { path: path.to_owned(), base: Some(base) }, patch)
+        let patch = match self.counterpart(path, expected) {
+            Some((from, digest)) => {
+                let base = self.read(self.base_dir, from, digest)?.ok_or_else(|| DeltaError::WrongBase {
+                    delta: self.out.to_owned(),
+                    base: self.base.version.clone(),
+                    reason: format!("`{from}` is not the file that its manifest describes"),
+                })?;
+                let (moves, patch) = patched(base, &target).map_err(io_error(self.out, "written"))?;
+                Some((Entry { path: path.to_owned(), base: Some(digest.sha256.clone()), moves }, patch))
             }
-            _ => (Entry { path: path.to_owned(), base: None }, whole),
-        })
+            None => None,
+        };
+        match patch {
+            // A patch below an eighth of its file needs no comparison: libraries compress to a third.
+            Some(patch) if patch.1.len() < target.len() / 8 => Ok(patch),
+            patch => {
+                let whole = gzip(&target).map_err(io_error(self.out, "written"))?;
+                let entry = Entry { path: path.to_owned(), base: None, moves: vec![] };
+                Ok(patch.filter(|(_, patch)| patch.len() < whole.len()).unwrap_or((entry, whole)))
+            }
+        }
     }
 
     /// The base's file that a patch for `path` starts from: the one of the same name; for a new name, of those that
@@ -127,6 +125,20 @@ impl Made<'_> {
     fn limit(&self, reason: String) -> DeltaError {
         DeltaError::Limit { delta: self.out.to_owned(), reason }
     }
+}
+
+/// The smaller of a plain patch and of one from the base with its addresses corrected.
+fn patched(mut base: Vec<u8>, target: &[u8]) -> io::Result<(Moves, Vec<u8>)> {
+    let plain = patch::make(&base, target)?;
+    // Of a patch that we have just made there are always runs.
+    let runs = patch::runs(&plain).unwrap_or_default();
+    let moves = moves::find(&base, target, &runs);
+    if moves.is_empty() {
+        return Ok((moves, plain));
+    }
+    moves::correct(&mut base, &moves);
+    let corrected = patch::make(&base, target)?;
+    Ok(if corrected.len() < plain.len() { (moves, corrected) } else { (vec![], plain) })
 }
 
 fn gzip(content: &[u8]) -> io::Result<Vec<u8>> {

@@ -16,6 +16,7 @@
 //! [[files]]                           # entry 0: a patch, since it says what it starts from
 //! path = "lib/liblive_poll.so"
 //! base = "1f3c…"                      # SHA-256 of a file of `from`, wherever it lies there
+//! moves = [[2527792, 16], [8193328, 0]]  # what is corrected in it first: from an address on, by how much
 //! [[files]]                           # entry 1: the whole content, as gzip
 //! path = "priv/new.html"
 //! ```
@@ -38,6 +39,7 @@
 mod apply;
 mod index;
 mod make;
+mod moves;
 mod patch;
 
 use std::io;

@@ -52,6 +52,39 @@ pub(super) fn make(base: &[u8], target: &[u8]) -> io::Result<Vec<u8>> {
     Ok(patch)
 }
 
+/// Bytes that base and target have in common, but for small differences.
+pub(super) struct Run {
+    /// Where in the base.
+    pub(super) base: u64,
+    /// Where in the target.
+    pub(super) target: u64,
+    /// How many.
+    pub(super) len: u64,
+}
+
+/// What a patch of our own making takes from the base.
+pub(super) fn runs(patch: &[u8]) -> Result<Vec<Run>, PatchFault> {
+    let damaged = || PatchFault::Damaged("it is no bsdiff patch", None);
+    let length = patch.get(8..).and_then(integer).and_then(|length| usize::try_from(length).ok());
+    let block = length.and_then(|length| patch.get(HEADER..)?.get(..length)).ok_or_else(damaged)?;
+    let mut controls = BzDecoder::new(block);
+    let mut control = [0; CONTROL];
+    let (mut base, mut target, mut runs) = (0u64, 0u64, vec![]);
+    while next(&mut controls, &mut control)? {
+        let (Some(add), Some(copy)) = (integer(&control), integer(&control[8..])) else {
+            return Err(damaged());
+        };
+        runs.push(Run { base, target, len: add });
+        // The sign is the highest bit, the rest is the distance.
+        let seek = u64::from_le_bytes(*control[16..].first_chunk().ok_or_else(damaged)?);
+        let distance = seek & (u64::MAX >> 1);
+        base = base.wrapping_add(add);
+        base = if seek >> 63 == 0 { base.wrapping_add(distance) } else { base.wrapping_sub(distance) };
+        target = target.wrapping_add(add).wrapping_add(copy);
+    }
+    Ok(runs)
+}
+
 /// A patch that has been checked.
 pub(super) struct Patch<'a> {
     bytes: &'a [u8],
