@@ -114,7 +114,7 @@ pub(crate) enum Error {
     PasswordsDiffer,
     #[error("--expires is longer than a calendar is")]
     Lifetime,
-    #[error("{faults} things in {url} are not as they should be")]
+    #[error("{url} is not as it should be ({faults} found)")]
     NotVerified { faults: usize, url: String },
     #[error("there is no channel {name} in {url}")]
     NoChannel { name: String, url: String },

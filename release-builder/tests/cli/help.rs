@@ -13,8 +13,26 @@ fn help_is_what_it_was() {
         succeeds(command)
     };
     insta::assert_snapshot!("help", help(&["--help"]));
-    for name in ["new", "release", "publish", "list", "previous", "version", "completion"] {
+    let names = [
+        "new",
+        "release",
+        "publish",
+        "promote",
+        "list",
+        "previous",
+        "verify",
+        "yank",
+        "gc",
+        "channel",
+        "keygen",
+        "version",
+        "completion",
+    ];
+    for name in names {
         insta::assert_snapshot!(format!("help_{name}"), help(&[name, "--help"]));
+    }
+    for name in ["show", "renew"] {
+        insta::assert_snapshot!(format!("help_channel_{name}"), help(&["channel", name, "--help"]));
     }
 }
 

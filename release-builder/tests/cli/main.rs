@@ -11,3 +11,4 @@ mod new;
 mod publish;
 mod refusals;
 mod release;
+mod signed;
