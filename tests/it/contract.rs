@@ -28,14 +28,14 @@ impl Copy {
         if copy.root.exists() {
             std::fs::remove_dir_all(&copy.root).unwrap();
         }
-        for directory in ["crates/abi", "crates/app", "tests/fixtures/faulty"] {
+        for directory in ["crates/abi", "crates/app", "crates/app-derive", "tests/fixtures/faulty"] {
             copy_tree(&root.join(directory), &copy.path(directory));
         }
         std::fs::copy(root.join("Cargo.lock"), copy.path("Cargo.lock")).unwrap();
         let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
         let (start, rest) = manifest.split_once("members = [").unwrap();
         let (_, rest) = rest.split_once(']').unwrap();
-        let members = "\"crates/abi\", \"crates/app\", \"tests/fixtures/faulty\"";
+        let members = "\"crates/abi\", \"crates/app\", \"crates/app-derive\", \"tests/fixtures/faulty\"";
         std::fs::write(copy.path("Cargo.toml"), format!("{start}members = [{members}]{rest}")).unwrap();
         copy
     }
@@ -109,25 +109,25 @@ async fn a_contract_type_of_another_kind_in_the_same_place_is_refused_by_its_lay
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_a_newer_contract_asks_for_a_newer_relmgr() {
     let copy = Copy::new();
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 0", "ABI_MINOR: u32 = 1");
-    refused(&copy.release("newer"), &["built against contract 1.1, this relmgr speaks 1.0", "update relmgr"])
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 2");
+    refused(&copy.release("newer"), &["built against contract 1.2, this relmgr speaks 1.1", "update relmgr"])
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_the_contract_before_it_grew_is_served() {
     let copy = Copy::new();
-    copy.edit(
-        "crates/abi/src/root.rs",
-        "    /// Who it is. Beyond the fixed part: a host does without it.\n    pub describe: extern \"C\" fn() -> Description,\n",
-        "",
-    );
-    copy.edit("crates/app/src/export.rs", "        describe: describe::<A>,\n", "");
-    copy.edit(
-        "crates/app/src/export.rs",
-        "extern \"C\" fn describe<A>()",
-        "#[allow(dead_code)]\nextern \"C\" fn describe<A>()",
-    );
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 0");
+    // Contract 1.0 has no schema, and a library may do without telling who it is.
+    for (name, field) in [
+        ("schema", "    pub schema: extern \"C\" fn() -> SchemaText,\n"),
+        ("describe", "    pub describe: extern \"C\" fn() -> Description,\n"),
+    ] {
+        copy.edit("crates/abi/src/root.rs", field, "");
+        copy.edit("crates/app/src/export.rs", &format!("        {name}: {name}::<A>,\n"), "");
+        let function = format!("extern \"C\" fn {name}<A");
+        copy.edit("crates/app/src/export.rs", &function, &format!("#[allow(dead_code)]\n{function}"));
+    }
     let old = copy.release("older");
     let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0"), &old]);
     node.relmgr(&["upgrade", "1.0.1"]).ok();

@@ -14,6 +14,7 @@
 //! | [`waker`] | how the one who waits is woken |
 //! | [`buffer`] | bytes without a copy |
 //! | [`fields`] | header and trailer fields as bytes |
+//! | [`library`] | for tools: what a built library says of itself |
 //!
 //! # What each side upholds
 //! * A function of the library is called only while the host holds the generation, and every value that came
@@ -31,6 +32,7 @@ pub mod entry;
 pub mod fields;
 pub mod future;
 pub mod head;
+pub mod library;
 pub mod root;
 pub mod waker;
 
@@ -42,4 +44,4 @@ pub use abi_stable;
 pub const ABI_MAJOR: u32 = 1;
 
 /// Grows when something is added at an end of a type of [`root`].
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;

@@ -42,8 +42,7 @@ struct Running<A: Application> {
 type Told = RResult<(), RString>;
 
 fn decode<A: Application>(args: &StartArgs) -> Result<(Context, A::Settings), String> {
-    let settings = serde_json::from_slice(&args.settings)
-        .map_err(|error| format!("the settings do not decode into the application's: {error}"))?;
+    let settings = crate::settings::decode(&args.settings)?;
     Ok((Context::new(args.version.to_string(), PathBuf::from(args.directory.as_str())), settings))
 }
 

@@ -38,6 +38,9 @@
 //!   names it. tokio's tasks are not threads: they are dropped with the runtime.
 //! * `tracing` events arrive in the host's log with the release's version: install no subscriber.
 
+// The derive macro names this crate from outside.
+extern crate self as relmgr_app;
+
 mod body;
 mod children;
 mod export;
@@ -46,12 +49,14 @@ mod instance;
 mod log;
 mod request;
 mod response;
+pub mod settings;
 
 use std::future::Future;
 
 pub use body::{Body, BodyError};
 pub use children::{Child, ChildContext, Restart};
 pub use info::{Context, NoSettings, RequestInfo};
+pub use settings::Settings;
 
 #[doc(hidden)]
 pub use export::__private;
@@ -63,9 +68,8 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Everything but `start` and `router` has a default.
 pub trait Application: Sized + Send + Sync + 'static {
-    /// The application's settings, decoded from the effective configuration ([`NoSettings`]: none). Dotted keys
-    /// are nested: `poll.title = "Live poll"` is `{"poll": {"title": "Live poll"}}`.
-    type Settings: serde::de::DeserializeOwned + Send + 'static;
+    /// What `app.conf` may say: `#[derive(Deserialize, Settings)]`, see [`settings`]; [`NoSettings`]: nothing.
+    type Settings: Settings;
 
     /// What answers requests: `axum::Router`, or any [`HttpService`].
     type Router: HttpService;
