@@ -1,6 +1,8 @@
 //! The command line, one file per command.
 
 mod completion;
+mod conf;
+mod describe;
 mod list;
 mod new;
 mod previous;
@@ -46,7 +48,10 @@ enum Command {
     List(list::Args),
     Previous(previous::Args),
     Version(version::Args),
+    Conf(conf::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    Describe(describe::Args),
 }
 
 /// Where releases are published.
@@ -77,12 +82,14 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<(), Error> {
         Command::List(args) => list::run(&args),
         Command::Previous(args) => previous::run(&args),
         Command::Version(args) => version::run(&args),
+        Command::Conf(args) => conf::run(&args),
         Command::Completion(args) => completion::run(&args),
+        Command::Describe(args) => describe::run(&args),
     }
 }
 
 /// Runs what waits for a repository.
-fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|source| Error::Run { program: "tokio's runtime".into(), source })?.block_on(future)
 }

@@ -16,6 +16,10 @@ fn help_is_what_it_was() {
     for name in ["new", "release", "publish", "list", "previous", "version", "completion"] {
         insta::assert_snapshot!(format!("help_{name}"), help(&[name, "--help"]));
     }
+    insta::assert_snapshot!("help_conf", help(&["conf", "--help"]));
+    for name in ["check", "new", "diff", "schema"] {
+        insta::assert_snapshot!(format!("help_conf_{name}"), help(&["conf", name, "--help"]));
+    }
 }
 
 #[test]

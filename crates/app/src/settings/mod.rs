@@ -108,6 +108,7 @@
 //! Whatever serde would read in another way than a schema can say. A type of which nothing is known:
 //! ```compile_fail
 //! # use relmgr_app::Settings;
+//! #[derive(serde::Deserialize)]
 //! struct Unknown;
 //! #[derive(serde::Deserialize, Settings)]
 //! struct Mine { unknown: Unknown }
