@@ -94,6 +94,24 @@ pub(crate) enum Error {
         #[source]
         source: relmgr_conf::Faults,
     },
+    #[error("the schema that the settings type gives cannot be used")]
+    DerivedSchema {
+        #[source]
+        source: relmgr_conf::Faults,
+    },
+    #[error("{} does not say what its settings are:\n{reason}", library.display())]
+    Describe { library: PathBuf, reason: String },
+    #[error("{} and the settings type disagree:\n  {}", path.display(), differences.join("\n  "))]
+    SchemasDisagree { path: PathBuf, differences: Vec<String> },
+    #[error("`{name}` is no release: {reason}")]
+    NoRelease { name: String, reason: &'static str },
+    #[error("{} does not fit {release}", file.display())]
+    Configuration {
+        file: PathBuf,
+        release: String,
+        #[source]
+        source: relmgr_conf::Faults,
+    },
     #[error("the package cannot be made")]
     Pack {
         #[source]
@@ -182,6 +200,22 @@ impl Error {
             Self::Library { source: ElfError::NoEntry | ElfError::ForeignEntry, .. } => {
                 "add `relmgr_app::export!(YourApp);` to the library, once, with the type that implements \
                  `relmgr_app::Application`"
+                    .into()
+            }
+            Self::DerivedSchema { .. } => {
+                "the lines are those of the schema that would travel; correct the attributes of the field".into()
+            }
+            Self::Describe { .. } => {
+                "the library is loaded and its settings' defaults are made in a process of their own: what they do \
+                 at that time must need nothing but themselves"
+                    .into()
+            }
+            Self::SchemasDisagree { .. } => {
+                "remove the file: the settings type gives the schema (`cargo relmgr conf schema` shows it)".into()
+            }
+            Self::NoRelease { .. } => {
+                "name a crate's directory, an output directory of `cargo relmgr release`, a release's own directory, \
+                 a schema.toml, or a version in --repository URL"
                     .into()
             }
             Self::VersionTaken { .. } => "build without --version, or choose another one".into(),

@@ -34,7 +34,8 @@ impl Copy {
             std::fs::remove_dir_all(&copy.root).unwrap();
         }
         let fixture = format!("tests/fixtures/{fixture}");
-        let directories = ["crates/abi", "crates/app", "crates/conf", "crates/model", &fixture];
+        let directories =
+            ["crates/abi", "crates/app", "crates/app-derive", "crates/conf", "crates/model", &fixture];
         for directory in directories {
             copy_tree(&root.join(directory), &copy.path(directory));
         }
@@ -124,17 +125,17 @@ async fn a_library_of_a_newer_contract_asks_for_a_newer_relmgr() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_the_contract_before_it_grew_is_served() {
     let copy = Copy::new();
-    copy.edit(
-        "crates/abi/src/root.rs",
-        "    /// Who it is. Beyond the fixed part: a host does without it.\n    pub describe: extern \"C\" fn() -> Description,\n",
-        "",
-    );
-    copy.edit("crates/app/src/export.rs", "        describe: describe::<A>,\n", "");
-    copy.edit(
-        "crates/app/src/export.rs",
-        "extern \"C\" fn describe<A>()",
-        "#[allow(dead_code)]\nextern \"C\" fn describe<A>()",
-    );
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 0");
+    // Contract 1.0 has no schema, and a library may do without telling who it is.
+    for (name, field) in [
+        ("schema", "    pub schema: extern \"C\" fn() -> SchemaText,\n"),
+        ("describe", "    pub describe: extern \"C\" fn() -> Description,\n"),
+    ] {
+        copy.edit("crates/abi/src/root.rs", field, "");
+        copy.edit("crates/app/src/export.rs", &format!("        {name}: {name}::<A>,\n"), "");
+        let function = format!("extern \"C\" fn {name}<A");
+        copy.edit("crates/app/src/export.rs", &function, &format!("#[allow(dead_code)]\n{function}"));
+    }
     let old = copy.release("older");
     let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0"), &old]);
     node.relmgr(&["upgrade", "1.0.1"]).ok();

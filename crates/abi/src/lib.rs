@@ -15,6 +15,7 @@
 //! | [`waker`] | how the one who waits is woken |
 //! | [`buffer`] | bytes without a copy |
 //! | [`fields`] | header and trailer fields as bytes |
+//! | [`library`] | for tools: what a built library says of itself |
 //!
 //! # What each side upholds
 //! * A function of the library is called only while the host holds the generation, and every value that came
@@ -33,6 +34,7 @@ pub mod entry;
 pub mod fields;
 pub mod future;
 pub mod head;
+pub mod library;
 pub mod root;
 pub mod waker;
 

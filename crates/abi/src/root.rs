@@ -22,7 +22,12 @@ pub struct AppRoot {
     pub start: extern "C" fn(StartArgs) -> RResult<Instance, RString>,
     /// Who it is. Beyond the fixed part: a host does without it.
     pub describe: extern "C" fn() -> Description,
+    /// Which settings it has, for the release builder. Since contract 1.1.
+    pub schema: extern "C" fn() -> SchemaText,
 }
+
+/// The text of a `conf/schema.toml`; none: it is written by hand. Or what of the settings' type no schema can say.
+pub type SchemaText = RResult<ROption<RString>, RString>;
 
 impl abi_stable::library::RootModule for AppRootRef {
     abi_stable::declare_root_module_statics! {AppRootRef}

@@ -38,13 +38,6 @@ impl<S> fmt::Debug for ConfChange<S> {
     }
 }
 
-impl<S> From<relmgr_abi::conf::ConfChange<S>> for ConfChange<S> {
-    fn from(change: relmgr_abi::conf::ConfChange<S>) -> Self {
-        let relmgr_abi::conf::ConfChange { settings, changed, new, removed } = change;
-        Self { settings, changed, new, removed }
-    }
-}
-
 /// The application takes no changes while it runs: the answer of one that does not say otherwise.
 #[derive(Debug)]
 pub(crate) struct NotTaken;

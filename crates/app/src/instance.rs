@@ -53,12 +53,8 @@ impl Drop for EndOnDrop {
 /// The outcome of something that the application does, for the host.
 type Told = RResult<(), RString>;
 
-fn no_settings(error: &serde_json::Error) -> String {
-    format!("the settings do not decode into the application's: {error}")
-}
-
 fn decode<A: Application>(args: &StartArgs) -> Result<(Context, A::Settings), String> {
-    let settings = serde_json::from_slice(&args.settings).map_err(|error| no_settings(&error))?;
+    let settings = crate::settings::decode(&args.settings)?;
     Ok((Context::new(args.version.to_string(), PathBuf::from(args.directory.as_str())), settings))
 }
 
@@ -349,8 +345,10 @@ pub(crate) unsafe extern "C" fn ffi_conf_change<A: Application>(
     let running = instance.running.clone();
     let task = instance.runtime.spawn(async move {
         let Some(running) = running.get() else { return Err("the application has not started".into()) };
-        let change = serde_json::from_slice::<relmgr_abi::conf::ConfChange<A::Settings>>(&change);
-        match running.app.conf_change(change.map_err(|error| no_settings(&error))?.into()).await {
+        let change: relmgr_abi::conf::ConfChange<serde_json::Value> = crate::settings::parse(&change)?;
+        let relmgr_abi::conf::ConfChange { settings, changed, new, removed } = change;
+        let settings = crate::settings::decode_value(settings)?;
+        match running.app.conf_change(crate::ConfChange { settings, changed, new, removed }).await {
             Ok(()) => Ok(true),
             Err(error) if error.is::<NotTaken>() => Ok(false),
             Err(error) => Err(error),

@@ -38,6 +38,9 @@
 //!   names it. tokio's tasks are not threads: they are dropped with the runtime.
 //! * `tracing` events arrive in the host's log with the release's version: install no subscriber.
 
+// The derive macro names this crate from outside.
+extern crate self as relmgr_app;
+
 mod body;
 mod children;
 mod conf;
@@ -47,6 +50,7 @@ mod instance;
 mod log;
 mod request;
 mod response;
+pub mod settings;
 mod within;
 
 use std::future::Future;
@@ -55,6 +59,7 @@ pub use body::{Body, BodyError};
 pub use children::{Child, ChildContext, Restart};
 pub use conf::ConfChange;
 pub use info::{Context, NoSettings, RequestInfo};
+pub use settings::Settings;
 
 #[doc(hidden)]
 pub use export::__private;
@@ -66,9 +71,8 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Everything but `start` and `router` has a default.
 pub trait Application: Sized + Send + Sync + 'static {
-    /// The application's settings, decoded from the effective configuration ([`NoSettings`]: none). Dotted keys
-    /// are nested: `poll.title = "Live poll"` is `{"poll": {"title": "Live poll"}}`.
-    type Settings: serde::de::DeserializeOwned + Send + 'static;
+    /// What `app.conf` may say: `#[derive(Deserialize, Settings)]`, see [`settings`]; [`NoSettings`]: nothing.
+    type Settings: Settings;
 
     /// What answers requests: `axum::Router`, or any [`HttpService`].
     type Router: HttpService;

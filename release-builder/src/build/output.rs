@@ -23,6 +23,7 @@ use relmgr_store::repository::{BuiltRelease, RepositoryError};
 use relmgr_store::signature::Signer;
 use relmgr_store::{atomic, digest, package};
 
+use crate::build::assets::SCHEMA;
 use crate::build::elf::Facts;
 use crate::build::project::Project;
 use crate::build::toolchain::Rustc;
@@ -46,6 +47,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) library: String,
     /// The library itself.
     pub(crate) library_bytes: &'a [u8],
+    /// The schema that the library gave, where no file has it.
+    pub(crate) schema: Option<&'a str>,
     /// Other files by their path within the release.
     pub(crate) files: &'a BTreeMap<String, PathBuf>,
 }
@@ -175,7 +178,9 @@ fn built_at(version: &Version, manifest: &Path) -> Result<DateTime<Utc>, Error> 
 fn fill(directory: &Path, parts: &Parts<'_>, version: &Version) -> Result<BTreeMap<String, Digest>, Error> {
     let mut digests = BTreeMap::new();
     let version = format!("{version}\n");
-    for (name, bytes) in [(VERSION, version.as_bytes()), (parts.library.as_str(), parts.library_bytes)] {
+    let made = [(VERSION, version.as_bytes()), (parts.library.as_str(), parts.library_bytes)];
+    let schema = parts.schema.map(|text| (SCHEMA, text.as_bytes()));
+    for (name, bytes) in made.into_iter().chain(schema) {
         put(directory, name, bytes)?;
         digests.insert(name.to_owned(), digest::of_bytes(bytes));
     }

@@ -2,6 +2,8 @@
 
 mod channel;
 mod completion;
+mod conf;
+mod describe;
 mod gc;
 mod keygen;
 mod list;
@@ -62,7 +64,10 @@ enum Command {
     Channel(channel::Args),
     Keygen(keygen::Args),
     Version(version::Args),
+    Conf(conf::Args),
     Completion(completion::Args),
+    #[command(hide = true)]
+    Describe(describe::Args),
 }
 
 /// Where releases are published.
@@ -140,12 +145,14 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<(), Error> {
         Command::Channel(args) => channel::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Version(args) => version::run(&args),
+        Command::Conf(args) => conf::run(&args),
         Command::Completion(args) => completion::run(&args),
+        Command::Describe(args) => describe::run(&args),
     }
 }
 
 /// Runs what waits for a repository.
-fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|source| Error::Run { program: "tokio's runtime".into(), source })?.block_on(future)
 }

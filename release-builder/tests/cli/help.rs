@@ -34,6 +34,10 @@ fn help_is_what_it_was() {
     for name in ["show", "renew"] {
         insta::assert_snapshot!(format!("help_channel_{name}"), help(&["channel", name, "--help"]));
     }
+    insta::assert_snapshot!("help_conf", help(&["conf", "--help"]));
+    for name in ["check", "new", "diff", "schema"] {
+        insta::assert_snapshot!(format!("help_conf_{name}"), help(&["conf", name, "--help"]));
+    }
 }
 
 #[test]
