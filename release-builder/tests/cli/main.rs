@@ -5,6 +5,8 @@
     reason = "a test fails by its panic; clippy sees only #[test] functions as tests"
 )]
 
+mod conf;
+mod derived;
 mod fixture;
 mod help;
 mod new;
