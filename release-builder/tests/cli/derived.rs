@@ -89,7 +89,7 @@ pub(crate) fn what_the_settings_type_says_is_what_travels(hello: &Path, target: 
         "src/lib.rs",
         &text
             .replace("settings.greeting.contains('\\n')", "settings.greeting.is_empty()")
-            .replace("format!(\"{}, world\", shared.settings.greeting)", "String::new()"),
+            .replace("format!(\"{}, world\", settings.greeting)", "String::new()"),
     );
     refused(&["conf", "schema"], &["greeting: a secret cannot stand in a list"]);
     write(hello, "src/lib.rs", &lib);
