@@ -128,8 +128,14 @@ async fn a_library_of_the_contract_before_it_grew_is_served() {
     copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 0");
     // Contract 1.0 has no schema, and a library may do without telling who it is.
     for (name, field) in [
-        ("schema", "    pub schema: extern \"C\" fn() -> SchemaText,\n"),
-        ("describe", "    pub describe: extern \"C\" fn() -> Description,\n"),
+        (
+            "schema",
+            "    /// Which settings it has, for the release builder. Since contract 1.1.\n    pub schema: extern \"C\" fn() -> SchemaText,\n",
+        ),
+        (
+            "describe",
+            "    /// Who it is. Beyond the fixed part: a host does without it.\n    pub describe: extern \"C\" fn() -> Description,\n",
+        ),
     ] {
         copy.edit("crates/abi/src/root.rs", field, "");
         copy.edit("crates/app/src/export.rs", &format!("        {name}: {name}::<A>,\n"), "");

@@ -39,6 +39,14 @@ pub(crate) struct Found {
     pub(crate) warning: Option<String>,
 }
 
+/// The schema that is written by hand, and nothing else.
+///
+/// # Errors
+/// A schema that no node could read.
+pub(crate) fn written(project: &Project) -> Result<Found, Error> {
+    Ok(Found { schema: read(&project.directory.join(SCHEMA))?, ..Found::default() })
+}
+
 /// Finds the schema of `project`, whose library for `triple` lies at `library`.
 ///
 /// # Errors

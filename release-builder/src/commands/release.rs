@@ -52,6 +52,9 @@ pub(super) struct Args {
     /// The secret key that signs the release (or RELMGR_KEY, RELMGR_KEY_PASSWORD); `publish --key` does it as well
     #[arg(long, value_name = "FILE", env = "RELMGR_KEY_FILE")]
     key: Option<PathBuf>,
+    /// Do not load the library to ask for its schema: conf/schema.toml is all there is
+    #[arg(long)]
+    no_describe: bool,
     /// Remove what was built before from the output directory
     #[arg(long)]
     clean: bool,
@@ -87,7 +90,10 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let mut warnings = warnings(project, &facts);
 
     // 4. Its settings.
-    let schema = schema::find(project, &library_path, facts.abi, triple)?;
+    let schema = match args.no_describe {
+        true => schema::written(project)?,
+        false => schema::find(project, &library_path, facts.abi, triple)?,
+    };
     warnings.extend(schema.warning.clone());
     warnings.iter().for_each(ui::warning);
 
