@@ -99,7 +99,7 @@ pub fn build(manifest: &Path, features: &str, version: &str) -> Release {
     let mut command = Command::new(bin("cargo-relmgr"));
     command.args(["relmgr", "release", "--profile", profile(), "--version", version, "--manifest-path"]);
     command.arg(manifest).arg("--out").arg(&out);
-    if name == "faulty" {
+    if std::fs::read_to_string(manifest).is_ok_and(|text| text.contains("\"relmgr-faulty\"")) {
         // Some of them do not survive being loaded.
         command.arg("--no-describe");
     }
