@@ -161,14 +161,19 @@ async fn check(node: &Node) {
     for entry in std::fs::read_dir(home.join("releases")).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        if entry.file_type().unwrap().is_dir() && name != ".staging" {
+        if entry.file_type().unwrap().is_dir() && !name.starts_with('.') {
             assert!(entry.path().join("VERSION").exists(), "{name} is whole");
             directories.insert(name);
         }
     }
     assert_eq!(directories, record.releases.keys().map(ToString::to_string).collect());
     // Nothing temporary is left.
-    assert_eq!(std::fs::read_dir(home.join("releases/.staging")).unwrap().count(), 0);
+    for directory in [".staging", ".fetch"] {
+        // The directory of fetches comes with the first of them.
+        let Ok(entries) = std::fs::read_dir(home.join("releases").join(directory)) else { continue };
+        let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.is_empty(), "{directory} holds {left:?}");
+    }
     let known = ["app.conf", "history.jsonl", "relmgr.toml", "releases", "run", "state.json"];
     for entry in std::fs::read_dir(&home).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
