@@ -17,12 +17,12 @@ pub mod pages;
 pub mod polls;
 pub mod settings;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
 use chrono::Utc;
-use relmgr_app::{Application, Child, Context, Error};
+use relmgr_app::{Application, Child, ConfChange, Context, Error};
 
 use polls::Polls;
 use settings::Settings;
@@ -37,16 +37,24 @@ pub struct LivePoll(Arc<Shared>);
 pub struct Shared {
     /// The release that runs, for the pages.
     pub version: String,
-    /// The settings.
-    pub settings: Settings,
+    /// The settings; replaced as a whole when the operator changes some.
+    settings: RwLock<Arc<Settings>>,
     /// The polls.
     pub polls: Polls,
+}
+
+impl Shared {
+    /// The settings as they are now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl LivePoll {
     /// An application without polls.
     pub fn new(version: &str, settings: Settings) -> Self {
         let polls = Polls::new(settings.poll.max_options);
+        let settings = RwLock::new(Arc::new(settings));
         Self(Arc::new(Shared { version: version.to_owned(), settings, polls }))
     }
 }
@@ -71,6 +79,12 @@ impl Application for LivePoll {
     async fn health(&self) -> Result<(), Error> {
         // What a database would be asked: can it be read?
         self.0.polls.count();
+        Ok(())
+    }
+
+    async fn conf_change(&self, change: ConfChange<Settings>) -> Result<(), Error> {
+        self.0.polls.set_max_options(change.settings.poll.max_options);
+        *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(change.settings);
         Ok(())
     }
 

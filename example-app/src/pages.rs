@@ -26,7 +26,8 @@ const NEWEST: usize = 20;
 
 async fn start(State(shared): State<Arc<Shared>>) -> Html<String> {
     let mut body = String::from("<h1>");
-    body += &escape(&shared.settings.poll.title);
+    let settings = shared.settings();
+    body += &escape(&settings.poll.title);
     body += "</h1><ul class=\"polls\">";
     for (id, question) in shared.polls.newest(NEWEST) {
         // Writing to a string does not fail.
@@ -34,7 +35,7 @@ async fn start(State(shared): State<Arc<Shared>>) -> Html<String> {
     }
     body += "</ul>";
     body += FORM;
-    Html(frame(&shared, &shared.settings.poll.title, &body))
+    Html(frame(&shared, &settings.poll.title, &body))
 }
 
 async fn poll(

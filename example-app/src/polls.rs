@@ -1,6 +1,7 @@
 //! Polls and votes, kept in memory.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// All polls.
 pub struct Polls {
-    max_options: usize,
+    max_options: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -76,7 +77,12 @@ pub enum PollError {
 impl Polls {
     /// No polls yet; each may have `max_options` options.
     pub fn new(max_options: usize) -> Self {
-        Self { max_options, inner: Mutex::default() }
+        Self { max_options: AtomicUsize::new(max_options), inner: Mutex::default() }
+    }
+
+    /// New polls may have `max_options` options; those that are there stay as they are.
+    pub fn set_max_options(&self, max_options: usize) {
+        self.max_options.store(max_options, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -96,8 +102,9 @@ impl Polls {
         if new.options.len() < 2 || new.options.iter().any(|option| option.trim().is_empty()) {
             return invalid("a poll needs two options or more, none of them empty");
         }
-        if new.options.len() > self.max_options {
-            return invalid(&format!("a poll has {} options at most", self.max_options));
+        let most = self.max_options.load(Ordering::Relaxed);
+        if new.options.len() > most {
+            return invalid(&format!("a poll has {most} options at most"));
         }
         let options = new.options.into_iter().map(|text| PollOption { text, votes: 0 }).collect();
         let poll = Poll { question: new.question, options, closes_at: new.closes_at, open: true };

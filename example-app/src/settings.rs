@@ -1,26 +1,31 @@
-//! What `app.conf` may say. The defaults stand in `conf/schema.toml`; a test holds the two together.
+//! What `app.conf` may say. The schema that travels in a release is derived from this type: its doc comments are what
+//! operators read.
 
 use serde::Deserialize;
 
 /// The settings.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, relmgr_app::Settings)]
+#[serde(default)]
 pub struct Settings {
     /// `poll.*`
     pub poll: PollSettings,
 }
 
 /// `poll.*`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, relmgr_app::Settings)]
+#[serde(default)]
 pub struct PollSettings {
     /// What the pages show above the polls.
+    #[conf(min = 1)]
     pub title: String,
     /// How many options a poll may have.
+    #[conf(range = 2..=100)]
     pub max_options: usize,
 }
 
-impl Default for Settings {
+impl Default for PollSettings {
     fn default() -> Self {
-        Self { poll: PollSettings { title: "Live poll".into(), max_options: 20 } }
+        Self { title: "Live poll".into(), max_options: 20 }
     }
 }
 
@@ -29,22 +34,25 @@ mod tests {
     use super::*;
     use relmgr_conf::{Schema, Sources, effective};
 
-    #[test]
-    fn the_schema_and_the_settings_are_the_same() {
-        let home = tempfile::tempdir().unwrap();
-        let schema = Schema::parse(include_str!("../conf/schema.toml")).unwrap();
-        let sources =
-            Sources::new(Some(schema), home.path().join("app.conf"), home.path().join("app.conf.d"));
-        let json = effective(&sources).unwrap().to_json();
-        assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), Settings::default());
+    fn schema() -> Schema {
+        Schema::parse(&relmgr_app::settings::schema::<Settings>().unwrap().unwrap()).unwrap()
     }
 
     #[test]
-    fn the_operators_example_fits_the_schema() {
-        let schema = Schema::parse(include_str!("../conf/schema.toml")).unwrap();
+    fn the_defaults_are_the_schemas() {
+        let sources = Sources::new(Some(schema()), "/nonexistent", "/nonexistent");
+        assert_eq!(effective(&sources).unwrap().decode::<Settings>().unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn the_operators_example_says_what_the_schema_says() {
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/app.conf");
-        let sources = Sources::new(Some(schema), example, "/nonexistent");
-        let json = effective(&sources).unwrap().to_json();
-        assert_eq!(serde_json::from_value::<Settings>(json).unwrap(), Settings::default());
+        let sources = Sources::new(Some(schema()), example, "/nonexistent");
+        assert_eq!(effective(&sources).unwrap().decode::<Settings>().unwrap(), Settings::default());
+        let text = std::fs::read_to_string(example).unwrap();
+        for (key, spec) in schema().keys() {
+            let line = format!("# {}\n{key} = {}\n", spec.doc, spec.default.as_ref().unwrap().to_conf());
+            assert!(text.contains(&line), "conf/app.conf has no\n{line}");
+        }
     }
 }

@@ -86,3 +86,20 @@ async fn debug_handlers_do_what_they_say() {
     assert_eq!(ask(&app, "POST", "/debug/echo", Some(json!("back"))).await.1, "\"back\"");
     assert_eq!(ask(&app, "GET", "/debug/sleep?ms=1", None).await.1, "slept 1 ms\n");
 }
+
+#[tokio::test]
+async fn changed_settings_apply_to_what_comes_next() {
+    let app = app();
+    let new = |options: &[&str]| json!({"question": "Tea?", "options": options});
+    assert_eq!(ask(&app, "POST", "/polls", Some(new(&["a", "b", "c"]))).await.0, StatusCode::CREATED);
+    let mut settings = Settings::default();
+    settings.poll.title = "Questions".into();
+    settings.poll.max_options = 2;
+    let changed = vec!["poll.max_options".into(), "poll.title".into()];
+    let change = relmgr_app::ConfChange { settings, changed, new: vec![], removed: vec![] };
+    app.conf_change(change).await.unwrap();
+    assert!(ask(&app, "GET", "/", None).await.1.contains("<h1>Questions</h1>"));
+    let (status, words) = ask(&app, "POST", "/polls", Some(new(&["a", "b", "c"]))).await;
+    assert!(status.is_client_error() && words.contains("2 options at most"), "{status} {words}");
+    assert_eq!(ask(&app, "GET", "/polls/1", None).await.0, StatusCode::OK);
+}

@@ -94,6 +94,24 @@ pub(crate) enum Error {
         #[source]
         source: relmgr_conf::Faults,
     },
+    #[error("the schema that the settings type gives cannot be used")]
+    DerivedSchema {
+        #[source]
+        source: relmgr_conf::Faults,
+    },
+    #[error("{} does not say what its settings are:\n{reason}", library.display())]
+    Describe { library: PathBuf, reason: String },
+    #[error("{} and the settings type disagree:\n  {}", path.display(), differences.join("\n  "))]
+    SchemasDisagree { path: PathBuf, differences: Vec<String> },
+    #[error("`{name}` is no release: {reason}")]
+    NoRelease { name: String, reason: &'static str },
+    #[error("{} does not fit {release}", file.display())]
+    Configuration {
+        file: PathBuf,
+        release: String,
+        #[source]
+        source: relmgr_conf::Faults,
+    },
     #[error("the package cannot be made")]
     Pack {
         #[source]
@@ -103,6 +121,21 @@ pub(crate) enum Error {
     VersionTaken { version: Version, directory: PathBuf },
     #[error("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds")]
     SourceDate { text: String },
+
+    #[error("the key {place} cannot be used: {reason}")]
+    Key { place: String, reason: String },
+    #[error("no key was given")]
+    NoKey,
+    #[error("the new key needs a password, and there is no terminal to ask for it")]
+    NoPassword,
+    #[error("the two passwords differ, or are empty")]
+    PasswordsDiffer,
+    #[error("--expires is longer than a calendar is")]
+    Lifetime,
+    #[error("{url} is not as it should be ({faults} found)")]
+    NotVerified { faults: usize, url: String },
+    #[error("there is no channel {name} in {url}")]
+    NoChannel { name: String, url: String },
 
     #[error("no repository was named")]
     NoRepository,
@@ -169,8 +202,29 @@ impl Error {
                  `relmgr_app::Application`"
                     .into()
             }
+            Self::DerivedSchema { .. } => {
+                "the lines are those of the schema that would travel; correct the attributes of the field".into()
+            }
+            Self::Describe { .. } => {
+                "the library is loaded and its settings' defaults are made in a process of their own: what they do \
+                 at that time must need nothing but themselves"
+                    .into()
+            }
+            Self::SchemasDisagree { .. } => {
+                "remove the file: the settings type gives the schema (`cargo relmgr conf schema` shows it)".into()
+            }
+            Self::NoRelease { .. } => {
+                "name a crate's directory, an output directory of `cargo relmgr release`, a release's own directory, \
+                 a schema.toml, or a version in --repository URL"
+                    .into()
+            }
             Self::VersionTaken { .. } => "build without --version, or choose another one".into(),
-            Self::NoRepository => "give --repository file:///directory, or set RELMGR_REPOSITORY".into(),
+            Self::NoKey => "give --key or --channel-key, or set RELMGR_KEY or RELMGR_CHANNEL_KEY".into(),
+            Self::NoPassword => {
+                "set RELMGR_KEY_PASSWORD, or leave the protection to where the file is kept with --no-password".into()
+            }
+            Self::NoChannel { .. } => "`cargo relmgr channel show` lists them".into(),
+            Self::NoRepository => "give --repository file:///directory or s3://bucket/prefix, or set RELMGR_REPOSITORY".into(),
             Self::NoCheckout { .. } => "--relmgr takes the directory of relmgr's own Cargo.toml".into(),
             Self::Exists { .. } => "choose another name, or another --path".into(),
             _ => return None,

@@ -10,6 +10,7 @@
 mod build;
 mod commands;
 mod error;
+mod key;
 mod ui;
 
 use std::process::ExitCode;

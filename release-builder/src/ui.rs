@@ -2,8 +2,10 @@
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 
 use chrono::TimeDelta;
+use relmgr_store::storage::Progress;
 
 use crate::error::Error;
 
@@ -38,6 +40,43 @@ fn line(color: &str, word: &str, text: &str) {
         true => writeln!(stderr, "{color}{word}\x1b[0m{text}"),
         false => writeln!(stderr, "{word}{text}"),
     };
+}
+
+/// The progress of a transfer: bytes, rate and time left, on a terminal only.
+pub(crate) struct Bar(indicatif::ProgressBar);
+
+impl Bar {
+    /// `total` bytes are to come.
+    pub(crate) fn new(verb: &str, total: u64) -> Self {
+        let target = match std::io::stderr().is_terminal() {
+            true => indicatif::ProgressDrawTarget::stderr(),
+            false => indicatif::ProgressDrawTarget::hidden(),
+        };
+        let form = "{prefix:>12} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+        let style = indicatif::ProgressStyle::with_template(form)
+            .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar())
+            .progress_chars("=> ");
+        let bar = indicatif::ProgressBar::with_draw_target(Some(total), target);
+        bar.set_style(style);
+        bar.set_prefix(verb.to_owned());
+        Self(bar)
+    }
+
+    /// What a transfer tells its bytes.
+    pub(crate) fn progress(&self) -> Progress {
+        let bar = self.0.clone();
+        Arc::new(move |bytes, total| {
+            if let Some(total) = total {
+                bar.set_length(total);
+            }
+            bar.set_position(bytes);
+        })
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// Prints `text` and a newline on stdout.

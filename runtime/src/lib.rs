@@ -1,5 +1,6 @@
 //! relmgr: the supervisor, the host and the command line, in one executable.
 
 pub mod cli;
+pub mod conf;
 pub mod host;
 pub mod supervisor;

@@ -1,5 +1,7 @@
 //! What people see of the command line before a node runs: help, usage errors, errors without a node.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -36,10 +38,12 @@ fn home() -> tempfile::TempDir {
     home
 }
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 19] = [
     "run",
     "upgrade",
     "downgrade",
+    "commit",
+    "rollback",
     "check",
     "fetch",
     "remove",
@@ -48,11 +52,15 @@ const COMMANDS: [&str; 15] = [
     "releases",
     "history",
     "ping",
+    "reload",
+    "conf",
     "restart",
     "stop",
     "version",
     "completion",
 ];
+
+const CONF_COMMANDS: [&str; 8] = ["check", "effective", "new", "diff", "fmt", "set", "get", "unset"];
 
 #[test]
 fn help() {
@@ -67,6 +75,9 @@ fn help() {
         assert!(overview.contains(&format!("\n  {command} ")), "{command} is not listed");
         insta::assert_snapshot!(format!("help_{command}"), help(&[command, "--help"]));
     }
+    for command in CONF_COMMANDS {
+        insta::assert_snapshot!(format!("help_conf_{command}"), help(&["conf", command, "--help"]));
+    }
     for internal in ["host", "preflight"] {
         assert!(!overview.contains(&format!("\n  {internal} ")), "{internal} is for the supervisor only");
     }
@@ -75,17 +86,21 @@ fn help() {
 #[test]
 fn commands_without_a_node_exit_with_4_and_say_how_to_start_one() {
     let home = home();
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 15] = [
         &["ping"],
         &["status", "--json"],
         &["releases"],
         &["upgrade"],
         &["downgrade"],
+        &["commit"],
+        &["rollback"],
         &["check"],
         &["fetch"],
         &["remove", "1.2.3"],
         &["prune", "--keep", "3"],
         &["restart"],
+        &["reload"],
+        &["conf", "diff"],
         &["stop"],
     ];
     let expected = seen(home.path(), &["ping"]);
@@ -151,6 +166,129 @@ fn usage_errors_exit_with_2_and_name_the_argument() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
         assert!(text.contains(words), "{arguments:?}: {text}");
+    }
+}
+
+const SCHEMA: &str = r#"
+[keys."poll.title"]
+type = "string"
+default = "Live poll"
+doc = "What the page shows."
+[keys."poll.max"]
+type = "integer"
+max = 100
+default = 20
+[keys."Repo.password"]
+type = "string"
+secret = true
+required = true
+restart = true
+"#;
+
+/// A home without a node in which two releases lie; the second one is the one that served.
+fn home_with_releases() -> tempfile::TempDir {
+    let home = home();
+    let newer = SCHEMA.replace("poll.max", "poll.limit").replace("Live poll", "Poll");
+    for (version, schema) in [("1.0.0", SCHEMA), ("1.1.0", &newer)] {
+        let directory = home.path().join("releases").join(version).join("conf");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("schema.toml"), schema).unwrap();
+    }
+    std::os::unix::fs::symlink("1.0.0", home.path().join("releases/current")).unwrap();
+    home
+}
+
+const APP_CONF: &str = "# mine\npoll.max   =  5   # five\nRepo.password = \"hunter2-hunter2\"\n";
+
+#[test]
+fn conf_works_without_a_node() {
+    let home = home_with_releases();
+    std::fs::write(home.path().join("app.conf"), APP_CONF).unwrap();
+    let conf = |arguments: &[&str]| {
+        let all: Vec<_> = std::iter::once(&"conf").chain(arguments).copied().collect();
+        let text = seen(home.path(), &all);
+        assert!(!text.contains("hunter2"), "{text}");
+        format!("$ relmgr {}\n{text}\n", all.join(" "))
+    };
+    let session: String = [
+        &["check"] as &[&str],
+        &["check", "--json"],
+        &["effective", "--show-origin"],
+        &["effective", "--json"],
+        &["get", "poll.max"],
+        &["get", "Repo.password"],
+        &["get", "poll.title"],
+        &["set", "poll.title", "a, b"],
+        &["set", "poll.max", "7"],
+        &["set", "poll.max", "7"],
+        &["set", "poll.max", "700"],
+        &["set", "poll.maxx", "7"],
+        &["fmt", "--check"],
+        &["fmt"],
+        &["unset", "poll.title"],
+        &["unset", "poll.title"],
+        &["diff", "1.1.0"],
+        &["diff", "1.1.0", "1.0.0", "--json"],
+        &["check", "--release", "1.1.0"],
+        &["check", "--release", "9.9.9"],
+        &["check", "/nonexistent"],
+        &["new", "--release", "1.0.0"],
+    ]
+    .map(conf)
+    .concat();
+    insta::assert_snapshot!(session);
+    let text = std::fs::read_to_string(home.path().join("app.conf")).unwrap();
+    assert_eq!(text, "# mine\npoll.max = 7  # five\nRepo.password = \"hunter2-hunter2\"\n");
+}
+
+#[test]
+fn conf_says_what_is_missing() {
+    insta::assert_snapshot!(seen(home().path(), &["conf", "check"]));
+    let directory = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(seen(directory.path(), &["conf", "check"]));
+    let session = ["set", "get", "unset"].map(|command| {
+        let value: &[&str] = if command == "set" { &["5"] } else { &[] };
+        seen(home().path(), &[&["conf", command, "poll.max"], value].concat())
+    });
+    insta::assert_snapshot!(session.concat());
+}
+
+#[test]
+fn an_edit_keeps_mode_and_symlink_and_takes_secrets_from_stdin() {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    let home = home_with_releases();
+    let (path, real) = (home.path().join("app.conf"), home.path().join("real.conf"));
+    std::fs::write(&real, "poll.max = 5\n").unwrap();
+    std::fs::set_permissions(&real, PermissionsExt::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("real.conf", &path).unwrap();
+    let mut set = relmgr(&["conf", "set", "Repo.password", "-", "--home"]);
+    let set = set.arg(home.path()).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+    let mut child = set.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"hunter2, hunter2\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink());
+    assert_eq!(
+        std::fs::read_to_string(&real).unwrap(),
+        "poll.max = 5\nRepo.password = \"hunter2, hunter2\"\n"
+    );
+    assert_eq!(std::fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn a_file_that_is_none_is_not_edited() {
+    let home = home_with_releases();
+    std::fs::create_dir(home.path().join("app.conf")).unwrap();
+    insta::assert_snapshot!(seen(home.path(), &["conf", "set", "poll.max", "5"]));
+    std::fs::remove_dir(home.path().join("app.conf")).unwrap();
+    for (content, words) in [
+        (b"\xff\xfe" as &[u8], "is no text in UTF-8"),
+        (&vec![b'#'; 5 << 20], "is larger than 4194304 bytes"),
+    ] {
+        std::fs::write(home.path().join("app.conf"), content).unwrap();
+        let text = seen(home.path(), &["conf", "set", "poll.max", "5"]);
+        assert!(text.starts_with("exit: Some(1)") && text.contains(words), "{text}");
+        assert_eq!(std::fs::read(home.path().join("app.conf")).unwrap(), content);
     }
 }
 

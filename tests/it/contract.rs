@@ -6,37 +6,44 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::client::get;
-use relmgr_testkit::kit::{Node, Release, build, release, target_dir};
+use relmgr_testkit::kit::{Node, Release, build, release, target_dir, wait_for};
 
-/// A copy of the contract's crates and the fixture, for edits. It shares the workspace's lock file and target
+/// A copy of the contract's crates and a fixture, for edits. It shares the workspace's lock file and target
 /// directory, and every copy has the same path (the builder's flags name it), so that nothing but these crates is
 /// compiled again.
 struct Copy {
     root: PathBuf,
+    fixture: &'static str,
     /// One copy at a time.
     _lock: Flock<File>,
 }
 
 impl Copy {
     fn new() -> Self {
+        Self::of("faulty")
+    }
+
+    fn of(fixture: &'static str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let place = target_dir().join("relmgr-contract");
         std::fs::create_dir_all(&place).unwrap();
         let lock = File::create(place.join("lock")).unwrap();
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
-        let copy = Self { root: place.join("copy"), _lock: lock };
+        let copy = Self { root: place.join("copy"), fixture, _lock: lock };
         if copy.root.exists() {
             std::fs::remove_dir_all(&copy.root).unwrap();
         }
-        for directory in ["crates/abi", "crates/app", "tests/fixtures/faulty"] {
+        let fixture = format!("tests/fixtures/{fixture}");
+        let directories =
+            ["crates/abi", "crates/app", "crates/app-derive", "crates/conf", "crates/model", &fixture];
+        for directory in directories {
             copy_tree(&root.join(directory), &copy.path(directory));
         }
         std::fs::copy(root.join("Cargo.lock"), copy.path("Cargo.lock")).unwrap();
         let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
         let (start, rest) = manifest.split_once("members = [").unwrap();
         let (_, rest) = rest.split_once(']').unwrap();
-        let members = "\"crates/abi\", \"crates/app\", \"tests/fixtures/faulty\"";
-        std::fs::write(copy.path("Cargo.toml"), format!("{start}members = [{members}]{rest}")).unwrap();
+        std::fs::write(copy.path("Cargo.toml"), format!("{start}members = {directories:?}{rest}")).unwrap();
         copy
     }
 
@@ -56,8 +63,9 @@ impl Copy {
     fn release(&self, name: &str) -> Release {
         // Of its own name, so that the cache of releases knows it from others.
         let renamed = self.path(&format!("tests/fixtures/{name}"));
-        std::fs::rename(self.path("tests/fixtures/faulty"), &renamed).unwrap();
-        self.edit("Cargo.toml", "tests/fixtures/faulty", &format!("tests/fixtures/{name}"));
+        let fixture = format!("tests/fixtures/{}", self.fixture);
+        std::fs::rename(self.path(&fixture), &renamed).unwrap();
+        self.edit("Cargo.toml", &fixture, &format!("tests/fixtures/{name}"));
         build(&renamed.join("Cargo.toml"), "", "1.0.1")
     }
 }
@@ -109,29 +117,72 @@ async fn a_contract_type_of_another_kind_in_the_same_place_is_refused_by_its_lay
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_a_newer_contract_asks_for_a_newer_relmgr() {
     let copy = Copy::new();
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 0", "ABI_MINOR: u32 = 1");
-    refused(&copy.release("newer"), &["built against contract 1.1, this relmgr speaks 1.0", "update relmgr"])
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 2");
+    refused(&copy.release("newer"), &["built against contract 1.2, this relmgr speaks 1.1", "update relmgr"])
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_the_contract_before_it_grew_is_served() {
     let copy = Copy::new();
-    copy.edit(
-        "crates/abi/src/root.rs",
-        "    /// Who it is. Beyond the fixed part: a host does without it.\n    pub describe: extern \"C\" fn() -> Description,\n",
-        "",
-    );
-    copy.edit("crates/app/src/export.rs", "        describe: describe::<A>,\n", "");
-    copy.edit(
-        "crates/app/src/export.rs",
-        "extern \"C\" fn describe<A>()",
-        "#[allow(dead_code)]\nextern \"C\" fn describe<A>()",
-    );
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 0");
+    // Contract 1.0 has no schema, and a library may do without telling who it is.
+    for (name, field) in [
+        (
+            "schema",
+            "    /// Which settings it has, for the release builder. Since contract 1.1.\n    pub schema: extern \"C\" fn() -> SchemaText,\n",
+        ),
+        (
+            "describe",
+            "    /// Who it is. Beyond the fixed part: a host does without it.\n    pub describe: extern \"C\" fn() -> Description,\n",
+        ),
+    ] {
+        copy.edit("crates/abi/src/root.rs", field, "");
+        copy.edit("crates/app/src/export.rs", &format!("        {name}: {name}::<A>,\n"), "");
+        let function = format!("extern \"C\" fn {name}<A");
+        copy.edit("crates/app/src/export.rs", &function, &format!("#[allow(dead_code)]\n{function}"));
+    }
+    let none = "None::<extern \"C\" fn() -> crate::root::SchemaText>";
+    copy.edit("crates/abi/src/library.rs", "entry.root.schema()", none);
     let old = copy.release("older");
     let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0"), &old]);
     node.relmgr(&["upgrade", "1.0.1"]).ok();
     assert_eq!(get(node.address(), "/").await, (200, "1.0.1".into()));
     node.relmgr(&["downgrade"]).ok();
     assert_eq!(node.mapped().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_that_cannot_be_told_of_changed_settings_gets_them_at_the_restart() {
+    let copy = Copy::of("live");
+    let lines = |file: &str, first: &str, last: &str| {
+        let text = std::fs::read_to_string(copy.path(file)).unwrap();
+        let start = text.find(first).unwrap_or_else(|| panic!("{file} has no `{first}`"));
+        let end = start + text[start..].find(last).unwrap() + last.len();
+        copy.edit(file, &text[start..end], "");
+    };
+    lines(
+        "crates/abi/src/root.rs",
+        "    /// Tells the application of settings",
+        "FfiFuture<RResult<bool, RString>>,\n",
+    );
+    lines("crates/app/src/export.rs", "        conf_change:", "\n");
+    copy.edit(
+        "crates/app/src/instance.rs",
+        "pub(crate) unsafe extern \"C\" fn ffi_conf_change",
+        "#[allow(dead_code)]\npub(crate) unsafe extern \"C\" fn ffi_conf_change",
+    );
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 0");
+    let old = copy.release("live-older");
+    let node = Node::serving("relmgr-live", "", &[&old]);
+    let settings = async || get(node.address(), "/settings").await.1;
+    let before = settings().await;
+    std::fs::write(node.home().join("app.conf"), "Repo.pool_size = 77\n").unwrap();
+    let done = node.relmgr(&["reload"]).ok();
+    assert!(done.stdout.contains("next upgrade: Repo.pool_size"), "{done:?}");
+    assert_eq!(settings().await, before);
+    node.relmgr(&["restart"]).ok();
+    assert!(settings().await.contains("\"pool_size\":77"));
+    let pending = || node.status().conf.unwrap().pending;
+    wait_for("nothing waits", || pending().is_empty().then_some(()));
 }

@@ -350,7 +350,7 @@ fn an_unsigned_release_is_refused_unless_the_node_allows_it() {
     node.publish(&release("faulty", "", "1.0.0"));
     let mut node = node;
     node.start();
-    node.relmgr(&["upgrade"]).failed(1, &["1.0.0 is not signed", "repository.allow_unsigned = true"]);
+    node.relmgr(&["upgrade"]).failed(1, &["nobody vouches for 1.0.0", "repository.allow_unsigned = true"]);
 }
 
 #[test]

@@ -3,10 +3,14 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod client;
+mod conf;
 mod contract;
 mod faulty;
 mod journey;
 mod kitchen;
 mod new;
+mod probation;
+mod random;
+mod repository;
 mod retire;
 mod supervisor;

@@ -12,7 +12,7 @@ use relmgr_testkit::process;
 use crate::run::{build_release_binaries, cargo, run};
 
 /// Clients of the load: enough to keep two cores busy.
-const CONNECTIONS: usize = 32;
+pub const CONNECTIONS: usize = 32;
 
 /// Clients that ask at a fixed rate beside the load: a closed loop stops asking while the server pauses.
 const PROBES: usize = 4;
@@ -22,7 +22,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which: throughput, upgrades, latency, deltas; all when none is named
+    /// Which: throughput, upgrades, latency, conf, recovery, deltas, repository; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -53,8 +53,17 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     if wanted("latency") {
         latency(&releases);
     }
+    if wanted("conf") {
+        crate::bench_conf::conf()?;
+    }
+    if wanted("repository") {
+        crate::repository::main(&releases[0])?;
+    }
     if wanted("upgrades") {
         upgrades(args, &releases);
+    }
+    if wanted("recovery") {
+        crate::recovery::main(&releases[0]);
     }
     Ok(())
 }
@@ -108,7 +117,7 @@ fn measure(address: SocketAddr, pid: i32, request: &Request, time: Duration) -> 
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -8,12 +8,13 @@ use crate::run::{cargo, has_cargo, run};
 
 /// Which crates of ours a crate may use: arrows point down only. Those that are not named here (testkit, tests,
 /// xtask, applications) may use all.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("relmgr-abi", &[]),
     ("relmgr-model", &[]),
     ("relmgr-conf", &["relmgr-model"]),
     ("relmgr-store", &["relmgr-model"]),
-    ("relmgr-app", &["relmgr-abi", "relmgr-conf"]),
+    ("relmgr-app-derive", &[]),
+    ("relmgr-app", &["relmgr-abi", "relmgr-app-derive"]),
     ("relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store"]),
     ("cargo-relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store"]),
     ("live-poll", &["relmgr-app"]),

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a developer's tool says by a panic what went wrong")]
 
 mod bench;
+mod bench_conf;
 mod deltas;
 mod demo;
 mod lint;
+mod recovery;
+mod repository;
 mod run;
 mod test;
 
@@ -33,7 +36,7 @@ enum Command {
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
-    /// Print the numbers: throughput, upgrades, latency, deltas (all of them by default)
+    /// Print the numbers: throughput, upgrades, latency, conf, recovery, deltas, repository (all of them by default)
     Bench(bench::Args),
 }
 

@@ -2,6 +2,7 @@
 
 use abi_stable::StableAbi;
 use bytes::Bytes;
+use std::mem::ManuallyDrop;
 
 /// Bytes of the other side, with the function that frees them.
 #[repr(C)]
@@ -9,11 +10,12 @@ use bytes::Bytes;
 pub struct FfiBytes {
     start: *const u8,
     len: usize,
+    /// What `drop` needs beside the two: a boxed `Bytes`, or the capacity of a `Vec`.
     owner: *mut (),
-    drop: unsafe extern "C" fn(*mut ()),
+    drop: unsafe extern "C" fn(*const u8, usize, *mut ()),
 }
 
-// SAFETY: the owner is a boxed `Bytes`, which is `Send` and `Sync`, and nobody writes to the bytes.
+// SAFETY: the owner is a boxed `Bytes` or a `Vec<u8>`, which are `Send` and `Sync`, and nobody writes to the bytes.
 unsafe impl Send for FfiBytes {}
 // SAFETY: as above.
 unsafe impl Sync for FfiBytes {}
@@ -26,6 +28,15 @@ impl From<Bytes> for FfiBytes {
     }
 }
 
+impl From<Vec<u8>> for FfiBytes {
+    /// Without an allocation of its own.
+    fn from(bytes: Vec<u8>) -> Self {
+        let bytes = ManuallyDrop::new(bytes);
+        let capacity = std::ptr::without_provenance_mut(bytes.capacity());
+        Self { start: bytes.as_ptr(), len: bytes.len(), owner: capacity, drop: drop_vec }
+    }
+}
+
 impl AsRef<[u8]> for FfiBytes {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: the owner keeps `len` bytes at `start` for as long as it lives, which is as long as `self`.
@@ -35,12 +46,17 @@ impl AsRef<[u8]> for FfiBytes {
 
 impl Drop for FfiBytes {
     fn drop(&mut self) {
-        // SAFETY: `owner` is the box that `drop` was made for, and it is not used again.
-        unsafe { (self.drop)(self.owner) }
+        // SAFETY: these are the words that `drop` was made for, and they are not used again.
+        unsafe { (self.drop)(self.start, self.len, self.owner) }
     }
 }
 
-unsafe extern "C" fn drop_owner(owner: *mut ()) {
+unsafe extern "C" fn drop_vec(start: *const u8, len: usize, capacity: *mut ()) {
+    // SAFETY: the three are those of a `Vec<u8>` of this side that was not dropped.
+    drop(unsafe { Vec::from_raw_parts(start.cast_mut(), len, capacity.addr()) });
+}
+
+unsafe extern "C" fn drop_owner(_start: *const u8, _len: usize, owner: *mut ()) {
     // SAFETY: `owner` is a boxed `Bytes` that is given up here.
     drop(unsafe { Box::from_raw(owner.cast::<Bytes>()) });
 }
@@ -71,5 +87,11 @@ mod tests {
         drop(back);
         assert!(seen.try_recv().is_ok());
         assert_eq!(FfiBytes::from(Bytes::new()).as_ref(), b"");
+        let mut vec = Vec::with_capacity(64);
+        vec.extend_from_slice(b"hello");
+        let at = vec.as_ptr();
+        let bytes = FfiBytes::from(vec);
+        assert_eq!((bytes.as_ref(), bytes.as_ref().as_ptr()), (&b"hello"[..], at));
+        assert_eq!(FfiBytes::from(Vec::new()).as_ref(), b"");
     }
 }

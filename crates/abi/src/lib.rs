@@ -9,11 +9,13 @@
 //! | [`entry`] | the one symbol by which a library is recognised: fixed header, fingerprint, root |
 //! | [`root`] | the application's functions, and the host's for it; these types may grow at their ends |
 //! | [`head`] | a request's head, borrowed for one call; a response |
+//! | [`conf`] | settings that change while the application runs |
 //! | [`body`] | a body that streams, in either direction |
 //! | [`future`] | what is asynchronous |
 //! | [`waker`] | how the one who waits is woken |
 //! | [`buffer`] | bytes without a copy |
 //! | [`fields`] | header and trailer fields as bytes |
+//! | [`library`] | for tools: what a built library says of itself |
 //!
 //! # What each side upholds
 //! * A function of the library is called only while the host holds the generation, and every value that came
@@ -27,10 +29,12 @@
 
 pub mod body;
 pub mod buffer;
+pub mod conf;
 pub mod entry;
 pub mod fields;
 pub mod future;
 pub mod head;
+pub mod library;
 pub mod root;
 pub mod waker;
 
@@ -42,4 +46,4 @@ pub use abi_stable;
 pub const ABI_MAJOR: u32 = 1;
 
 /// Grows when something is added at an end of a type of [`root`].
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;

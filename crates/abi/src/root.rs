@@ -22,7 +22,12 @@ pub struct AppRoot {
     pub start: extern "C" fn(StartArgs) -> RResult<Instance, RString>,
     /// Who it is. Beyond the fixed part: a host does without it.
     pub describe: extern "C" fn() -> Description,
+    /// Which settings it has, for the release builder. Since contract 1.1.
+    pub schema: extern "C" fn() -> SchemaText,
 }
+
+/// The text of a `conf/schema.toml`; none: it is written by hand. Or what of the settings' type no schema can say.
+pub type SchemaText = RResult<ROption<RString>, RString>;
 
 impl abi_stable::library::RootModule for AppRootRef {
     abi_stable::declare_root_module_statics! {AppRootRef}
@@ -93,6 +98,10 @@ pub struct InstanceFunctions {
     /// called once, from a thread that may block, when nothing else of the instance is in use.
     #[sabi(last_prefix_field)]
     pub destroy: unsafe extern "C" fn(*const (), u64),
+    /// Tells the application of settings that changed while it runs: a [`ConfChange`](crate::conf::ConfChange) as
+    /// JSON. `false`: the application does not take changes while it runs. Since contract 1.1; where it is missing,
+    /// the answer is `false`. Dropping the future gives up.
+    pub conf_change: unsafe extern "C" fn(*const (), RVec<u8>) -> FfiFuture<RResult<bool, RString>>,
 }
 
 /// The host's functions for an application. The host is never unmapped.

@@ -3,14 +3,19 @@
 #![allow(unsafe_code, reason = "exported symbols")]
 
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use relmgr_abi::abi_stable::extern_fn_panic_handling;
 use relmgr_abi::abi_stable::library::{CheckTypeLayout, LibHeader, RootModuleResult};
 use relmgr_abi::abi_stable::prefix_type::WithMetadata;
+use relmgr_abi::abi_stable::std_types::RString;
 use relmgr_abi::entry::Entry;
-use relmgr_abi::root::{AppRoot, AppRootRef, Description, InstanceFunctions, InstanceFunctionsRef};
+use relmgr_abi::future::panic_message;
+use relmgr_abi::root::{
+    AppRoot, AppRootRef, Description, InstanceFunctions, InstanceFunctionsRef, SchemaText,
+};
 
-use crate::{Application, instance};
+use crate::{Application, instance, settings};
 
 /// Makes the library a relmgr application: `relmgr_app::export!(MyApplication);`, once in the crate.
 #[macro_export]
@@ -62,6 +67,7 @@ impl<A: Application> Tables<A> {
         check: instance::check::<A>,
         start: instance::start::<A>,
         describe: describe::<A>,
+        schema: schema::<A>,
     });
 
     const FUNCTION_FIELDS: &'static WithMetadata<InstanceFunctions> = &WithMetadata::new(InstanceFunctions {
@@ -72,6 +78,7 @@ impl<A: Application> Tables<A> {
         suspend: instance::ffi_suspend::<A>,
         stop: instance::ffi_stop::<A>,
         destroy: instance::ffi_destroy::<A>,
+        conf_change: instance::ffi_conf_change::<A>,
     });
 
     const ROOT: AppRootRef = AppRootRef(Self::ROOT_FIELDS.static_as_prefix());
@@ -83,4 +90,13 @@ impl<A: Application> Tables<A> {
 
 extern "C" fn describe<A>() -> Description {
     Description { name: std::any::type_name::<A>().into() }
+}
+
+extern "C" fn schema<A: Application>() -> SchemaText {
+    let made = catch_unwind(AssertUnwindSafe(settings::schema::<A::Settings>));
+    let made = match made {
+        Ok(made) => made.map_err(|error| error.to_string()),
+        Err(payload) => Err(format!("making the settings' defaults panicked: {}", panic_message(payload))),
+    };
+    made.map(|text| text.map(RString::from).into()).map_err(RString::from).into()
 }

@@ -12,20 +12,23 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString, RVec};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::future::{FfiFuture, panic_message};
 use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Instance as FfiInstance, InstanceFunctionsRef, StartArgs};
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::conf::NotTaken;
 use crate::response::describe;
+use crate::within::{self, Within};
 use crate::{Application, Context, Error, HttpService, children, log, request, response};
 
 /// What the host holds as [`FfiInstance::data`].
 pub(crate) struct Instance<A: Application> {
+    id: u64,
     runtime: Runtime,
     running: Arc<OnceLock<Running<A>>>,
     started: watch::Receiver<Option<Result<(), String>>>,
@@ -38,13 +41,37 @@ struct Running<A: Application> {
     router: A::Router,
 }
 
+/// Ends a task when nobody waits for it any more.
+struct EndOnDrop(tokio::task::AbortHandle);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The outcome of something that the application does, for the host.
 type Told = RResult<(), RString>;
 
 fn decode<A: Application>(args: &StartArgs) -> Result<(Context, A::Settings), String> {
-    let settings = serde_json::from_slice(&args.settings)
-        .map_err(|error| format!("the settings do not decode into the application's: {error}"))?;
+    let settings = crate::settings::decode(&args.settings)?;
     Ok((Context::new(args.version.to_string(), PathBuf::from(args.directory.as_str())), settings))
+}
+
+/// What axum's own server does with a router before it serves: without it, axum makes a route's service anew for
+/// each request.
+#[cfg(feature = "axum")]
+fn ready<R: 'static>(mut router: R) -> R {
+    let any: &mut dyn std::any::Any = &mut router;
+    if let Some(router) = any.downcast_mut::<axum::Router>() {
+        *router = std::mem::take(router).with_state(());
+    }
+    router
+}
+
+#[cfg(not(feature = "axum"))]
+fn ready<R>(router: R) -> R {
+    router
 }
 
 fn new_runtime(version: &str) -> Result<Runtime, String> {
@@ -84,7 +111,7 @@ impl<A: Application> Instance<A> {
                 let (context, settings) = decoded?;
                 let start = tokio::spawn(async {
                     let app = A::start(context, settings).await?;
-                    let router = app.router();
+                    let router = ready(app.router());
                     Ok(Running { app, router })
                 });
                 let running = outcome(start, "start").await?;
@@ -94,7 +121,7 @@ impl<A: Application> Instance<A> {
             };
             finished.send_replace(Some(begin.await));
         });
-        Ok(Self { runtime, running, started, children: Mutex::new(None) })
+        Ok(Self { id: within::next_id(), runtime, running, started, children: Mutex::new(None) })
     }
 
     async fn wait_started(mut started: watch::Receiver<Option<Result<(), String>>>) -> Told {
@@ -144,14 +171,14 @@ pin_project! {
         // `None` once it is over.
         #[pin]
         answer: Option<F>,
-        handle: Handle,
+        within: Within,
     }
 
     impl<F> PinnedDrop for Call<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             // A handler that is cancelled may spawn what cleans up after it.
-            let _entered = this.handle.enter();
+            this.within.enter();
             this.answer.set(None);
         }
     }
@@ -167,13 +194,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Response> {
         let this = self.project();
-        let _entered = this.handle.enter();
+        this.within.enter();
         let Some(answer) = this.answer.as_pin_mut() else {
             return Poll::Ready(response::empty(500));
         };
         match answer.poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(answer)) => Poll::Ready(response::write(answer, this.handle, cx)),
+            Poll::Ready(Ok(answer)) => Poll::Ready(response::write(answer, *this.within, cx)),
             Poll::Ready(Err(fault)) => {
                 let error = fault.into();
                 log::send(
@@ -188,20 +215,19 @@ where
 }
 
 fn call<A: Application>(
-    instance: &Instance<A>,
+    instance: &'static Instance<A>,
     head: &RequestHead<'_>,
     body: Option<FfiBody>,
 ) -> FfiFuture<Response> {
     let Some(running) = instance.running.get() else {
         return FfiFuture::new(async { response::empty(503) });
     };
-    let handle = instance.runtime.handle().clone();
+    let within = Within::new(instance.id, instance.runtime.handle());
     match request::read(head, body) {
         Ok(request) => {
-            let entered = handle.enter();
+            within.enter();
             let answer = Some(running.router.clone().respond(request));
-            drop(entered);
-            FfiFuture::new(Call { answer, handle })
+            FfiFuture::new(Call { answer, within })
         }
         Err(error) => {
             log::send(3, "relmgr_app", &format!("a request that is none: {error}"));
@@ -212,7 +238,8 @@ fn call<A: Application>(
 
 // ----------------------------------------------------------------------------------------------------------
 // What the host calls. No panic leaves: each either cannot panic or catches it. `data` is always the box that
-// `start` gave out; the host holds the generation during every call.
+// `start` gave out; the host holds the generation during every call, and until every future and body that came of
+// one has been dropped. Only then it calls `destroy`.
 
 /// # Safety
 /// `data` came from [`start`] and was not given to [`destroy`].
@@ -307,6 +334,32 @@ pub(crate) unsafe extern "C" fn ffi_suspend<A: Application>(data: *const ()) -> 
     // On the instance's runtime, since its timers need one.
     let task = instance.runtime.spawn(instance.suspend());
     FfiFuture::new(async move { drop(task.await) })
+}
+
+pub(crate) unsafe extern "C" fn ffi_conf_change<A: Application>(
+    data: *const (),
+    change: RVec<u8>,
+) -> FfiFuture<RResult<bool, RString>> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let running = instance.running.clone();
+    let task = instance.runtime.spawn(async move {
+        let Some(running) = running.get() else { return Err("the application has not started".into()) };
+        let change: relmgr_abi::conf::ConfChange<serde_json::Value> = crate::settings::parse(&change)?;
+        let relmgr_abi::conf::ConfChange { settings, changed, new, removed } = change;
+        let settings = crate::settings::decode_value(settings)?;
+        match running.app.conf_change(crate::ConfChange { settings, changed, new, removed }).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is::<NotTaken>() => Ok(false),
+            Err(error) => Err(error),
+        }
+    });
+    let given_up = EndOnDrop(task.abort_handle());
+    FfiFuture::new(async move {
+        let result = outcome(task, "conf_change").await;
+        drop(given_up);
+        result.map_err(RString::from).into()
+    })
 }
 
 pub(crate) unsafe extern "C" fn ffi_stop<A: Application>(data: *const ()) -> FfiFuture<()> {

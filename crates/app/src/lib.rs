@@ -38,20 +38,28 @@
 //!   names it. tokio's tasks are not threads: they are dropped with the runtime.
 //! * `tracing` events arrive in the host's log with the release's version: install no subscriber.
 
+// The derive macro names this crate from outside.
+extern crate self as relmgr_app;
+
 mod body;
 mod children;
+mod conf;
 mod export;
 mod info;
 mod instance;
 mod log;
 mod request;
 mod response;
+pub mod settings;
+mod within;
 
 use std::future::Future;
 
 pub use body::{Body, BodyError};
 pub use children::{Child, ChildContext, Restart};
+pub use conf::ConfChange;
 pub use info::{Context, NoSettings, RequestInfo};
+pub use settings::Settings;
 
 #[doc(hidden)]
 pub use export::__private;
@@ -63,9 +71,8 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Everything but `start` and `router` has a default.
 pub trait Application: Sized + Send + Sync + 'static {
-    /// The application's settings, decoded from the effective configuration ([`NoSettings`]: none). Dotted keys
-    /// are nested: `poll.title = "Live poll"` is `{"poll": {"title": "Live poll"}}`.
-    type Settings: serde::de::DeserializeOwned + Send + 'static;
+    /// What `app.conf` may say: `#[derive(Deserialize, Settings)]`, see [`settings`]; [`NoSettings`]: nothing.
+    type Settings: Settings;
 
     /// What answers requests: `axum::Router`, or any [`HttpService`].
     type Router: HttpService;
@@ -102,6 +109,22 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// before it has ended its own, so no job runs twice at once.
     fn children(&self) -> Vec<Child> {
         Vec::new()
+    }
+
+    /// The operator changed settings while the application runs. Not called for keys that the schema marks with
+    /// `restart = true`: they stay as they are until `relmgr restart` or the next upgrade.
+    ///
+    /// Take over all of it or nothing: what stands in [`ConfChange::settings`] has been checked against the schema
+    /// and decoded. Without this method every change waits for a restart, as if all keys were marked so.
+    ///
+    /// # Errors
+    /// The change is refused in these words, and the node goes on with the values from before. The same holds for
+    /// a panic, and for a future that takes longer than `conf.change`: it is dropped.
+    fn conf_change(
+        &self,
+        _change: ConfChange<Self::Settings>,
+    ) -> impl Future<Output = Result<(), Error>> + Send {
+        async { Err(conf::NotTaken.into()) }
     }
 
     /// Called when the generation is retired and its last request is over.

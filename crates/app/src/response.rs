@@ -12,9 +12,9 @@ use relmgr_abi::buffer::FfiBytes;
 use relmgr_abi::fields;
 use relmgr_abi::future::panic_message;
 use relmgr_abi::head::Response;
-use tokio::runtime::Handle;
 
 use crate::Error;
+use crate::within::Within;
 
 /// A body of at most so many bytes is copied into the buffer of its head when all of it is there: that costs less
 /// than handing over a second buffer. (A page; most JSON answers are below.)
@@ -25,13 +25,13 @@ const FIELD_BYTES: usize = 64;
 
 /// A response without a body.
 pub(crate) fn empty(status: u16) -> Response {
-    let none = FfiBytes::from(Bytes::new());
+    let none = FfiBytes::from(Vec::new());
     Response { status, fields: 0, fields_len: 0, bytes: none, whole: None.into(), body: None.into() }
 }
 
 /// Takes `response` apart. A body whose size is known and that is all there is taken along, which is why this
 /// polls.
-pub(crate) fn write<B>(response: http::Response<B>, handle: &Handle, cx: &mut Context<'_>) -> Response
+pub(crate) fn write<B>(response: http::Response<B>, within: Within, cx: &mut Context<'_>) -> Response
 where
     B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
 {
@@ -44,7 +44,7 @@ where
 
     let (mut whole, mut streaming) = (None, None);
     if !body.is_end_stream() {
-        let mut source = Source { body: Box::pin(body), first: None, handle: handle.clone() };
+        let mut source = Source { body: Box::pin(body), first: None, within };
         match size.and_then(|size| source.poll_whole(size, cx)) {
             Some(data) if small.is_some() => bytes.extend_from_slice(&data),
             Some(data) => whole = Some(FfiBytes::from(data)),
@@ -55,7 +55,7 @@ where
         status: head.status.as_u16(),
         fields: head.headers.len() as u32,
         fields_len,
-        bytes: Bytes::from(bytes).into(),
+        bytes: bytes.into(),
         whole: whole.into(),
         body: streaming.into(),
     }
@@ -68,7 +68,7 @@ pin_project! {
         body: Pin<Box<B>>,
         // Polled while the head was made, not yet handed over.
         first: Option<FfiFrame>,
-        handle: Handle,
+        within: Within,
     }
 }
 
@@ -102,7 +102,7 @@ where
         if let Some(first) = this.first.take() {
             return first;
         }
-        let _entered = this.handle.enter();
+        this.within.enter();
         match catch_unwind(AssertUnwindSafe(|| this.body.as_mut().poll_frame(cx))) {
             Ok(Poll::Pending) => FfiFrame::Pending,
             Ok(Poll::Ready(frame)) => write_frame(frame),

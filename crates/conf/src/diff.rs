@@ -121,34 +121,74 @@ impl SchemaDiff {
     }
 }
 
+/// What is with a key that differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Dropped,
+    /// It has another name.
+    Renamed,
+    /// It has another type or other bounds.
+    Retyped,
+    /// It has another default.
+    Default,
+    /// It must be set now and did not have to be.
+    Required,
+}
+
+/// One difference in words: `+` added, `-` dropped, `~` different.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// What is with the key.
+    pub what: What,
+    /// The key; a dropped one by its old name, any other by its new one.
+    pub key: String,
+    /// One line.
+    pub text: String,
+}
+
+impl SchemaDiff {
+    /// Every difference in words, in the order of the fields.
+    pub fn notes(&self) -> Vec<Note> {
+        let note = |what, key: &str, text| Note { what, key: key.to_owned(), text };
+        let added = self.added.iter().map(|Added { key, expected, default, required }| {
+            let text = match default {
+                Some(default) => format!("+ {key}: {expected}, {default} by default"),
+                None if *required => format!("+ {key}: {expected}; REQUIRED: set it before the upgrade"),
+                None => format!("+ {key}: {expected}, not set by default"),
+            };
+            note(What::Added, key, text)
+        });
+        let dropped = self.dropped.iter().map(|Dropped { key, message }| {
+            let text = match message {
+                Some(message) => format!("- {key}: {message}; ignored where it is set"),
+                None => format!("- {key}: remove it where it is set"),
+            };
+            note(What::Dropped, key, text)
+        });
+        let renamed = self.renamed.iter().map(|Renamed { from, to }| {
+            note(What::Renamed, to, format!("~ {from} is called {to} now; the old name is still read"))
+        });
+        let retyped = self
+            .retyped
+            .iter()
+            .map(|Change { key, from, to }| note(What::Retyped, key, format!("~ {key}: {to} (was {from})")));
+        let defaults = self.defaults.iter().map(|Change { key, from, to }| {
+            note(What::Default, key, format!("~ {key}: {to} by default (was {from})"))
+        });
+        let required = self.required.iter().map(|key| {
+            note(What::Required, key, format!("~ {key} is REQUIRED now: set it before the upgrade"))
+        });
+        added.chain(dropped).chain(renamed).chain(retyped).chain(defaults).chain(required).collect()
+    }
+}
+
 impl fmt::Display for SchemaDiff {
-    /// One line a difference: `+` added, `-` dropped, `~` different.
+    /// One line a difference.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Added { key, expected, default, required } in &self.added {
-            match default {
-                Some(default) => writeln!(f, "+ {key}: {expected}, {default} by default")?,
-                None if *required => writeln!(f, "+ {key}: {expected}; REQUIRED: set it before the upgrade")?,
-                None => writeln!(f, "+ {key}: {expected}, not set by default")?,
-            }
-        }
-        for Dropped { key, message } in &self.dropped {
-            match message {
-                Some(message) => writeln!(f, "- {key}: {message}; ignored where it is set")?,
-                None => writeln!(f, "- {key}: a mistake where it is still set")?,
-            }
-        }
-        for Renamed { from, to } in &self.renamed {
-            writeln!(f, "~ {from} is called {to} now; the old name is still read")?;
-        }
-        for Change { key, from, to } in &self.retyped {
-            writeln!(f, "~ {key}: {to} (was {from})")?;
-        }
-        for Change { key, from, to } in &self.defaults {
-            writeln!(f, "~ {key}: {to} by default (was {from})")?;
-        }
-        for key in &self.required {
-            writeln!(f, "~ {key} is REQUIRED now: set it before the upgrade")?;
-        }
-        Ok(())
+        self.notes().iter().try_for_each(|note| writeln!(f, "{}", note.text))
     }
 }

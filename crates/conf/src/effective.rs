@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -12,6 +13,9 @@ use crate::fault::{Fault, Faults, Place};
 use crate::key::Key;
 use crate::secret::MASK;
 use crate::value::Value;
+
+/// Shorter secrets stand in other words by chance; hiding them there would tell what they are.
+const REDACTED: usize = 4;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -190,6 +194,47 @@ impl Effective {
         changes
     }
 
+    /// What of this configuration can apply while `running` is in force: the keys that wait for a restart are as
+    /// they are there.
+    ///
+    /// A group that comes or goes as a whole (`queues.mail`) does so with its waiting keys: half of it would be
+    /// nothing that the application could use.
+    pub fn without_restart(&self, running: &Self) -> Self {
+        let mut applied = self.clone();
+        for key in &self.changes_since(running).pending {
+            let held = match (running.entries.contains_key(key), self.entries.contains_key(key)) {
+                (false, _) => newborn(key, &running.entries),
+                (_, false) => newborn(key, &self.entries),
+                _ => key.segments(),
+            };
+            let new: Vec<_> = below(&applied.entries, held).map(|(key, _)| key.clone()).collect();
+            for key in &new {
+                applied.entries.remove(key);
+            }
+            let before = below(&running.entries, held);
+            applied.entries.extend(before.map(|(key, entry)| (key.clone(), entry.clone())));
+        }
+        let is_empty = |group: &&Key| below(&applied.entries, group.segments()).next().is_none();
+        let groups = self.empty_groups.iter().chain(&running.empty_groups);
+        applied.empty_groups = groups.filter(is_empty).cloned().collect();
+        applied
+    }
+
+    /// `text` without this configuration's secrets: words of the application's own may repeat one.
+    pub fn redact(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for entry in self.entries.values() {
+            if let Value::Secret(secret) = &entry.value
+                && secret.expose().len() >= REDACTED
+            {
+                text = text.replace(secret.expose(), MASK);
+                // As `Debug` and JSON show it.
+                text = text.replace(&secret.expose().escape_debug().to_string(), MASK);
+            }
+        }
+        text
+    }
+
     pub(crate) fn reads(&self, path: &Path) -> bool {
         self.files.iter().any(|file| file == path)
     }
@@ -213,6 +258,23 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.new.is_empty() && self.removed.is_empty()
     }
+}
+
+/// The entries whose keys begin with `prefix`.
+fn below<'a>(
+    entries: &'a BTreeMap<Key, Entry>,
+    prefix: &'a [Box<str>],
+) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
+    let from = entries.range::<[Box<str>], _>((Bound::Included(prefix), Bound::Unbounded));
+    from.take_while(move |(key, _)| key.segments().starts_with(prefix))
+}
+
+/// The shortest part of `key`, from its beginning, below which `entries` have nothing.
+fn newborn<'a>(key: &'a Key, entries: &BTreeMap<Key, Entry>) -> &'a [Box<str>] {
+    let segments = key.segments();
+    let is_new = |len: &usize| below(entries, &segments[..*len]).next().is_none();
+    let len = (1..=segments.len()).find(is_new).unwrap_or(segments.len());
+    &segments[..len]
 }
 
 /// The object at `path`, made where it is not there. The schema has no key that is both a value and a group.

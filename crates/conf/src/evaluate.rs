@@ -11,13 +11,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::decode::{self, Decoder, mismatch, shown};
 use crate::effective::{Changes, Effective, Entry, Origin};
 use crate::fault::{Fault, Faults, Place};
 use crate::key::Key;
 use crate::layer::{Assigned, Layer, Loader, fault_at, syntax_fault};
+use crate::others::Others;
 use crate::parse;
 use crate::schema::{Found, Group, KeySpec, Schema};
 use crate::secret::Secret;
@@ -31,6 +32,8 @@ use crate::value::Value;
 pub struct Sources {
     /// The schema of the release that is about to run; `None`: it has no settings.
     pub schema: Option<Schema>,
+    /// Releases whose keys are no mistakes either.
+    pub others: Option<Others>,
     /// The operator's file. It may be missing.
     pub app_conf: PathBuf,
     /// The directory of further files. It may be missing.
@@ -54,7 +57,7 @@ impl Sources {
     /// These files and the environment of this process.
     pub fn new(schema: Option<Schema>, app_conf: impl Into<PathBuf>, app_conf_d: impl Into<PathBuf>) -> Self {
         let env = std::env::vars_os().collect();
-        Self { schema, app_conf: app_conf.into(), app_conf_d: app_conf_d.into(), env }
+        Self { schema, others: None, app_conf: app_conf.into(), app_conf_d: app_conf_d.into(), env }
     }
 }
 
@@ -63,7 +66,7 @@ impl Sources {
 /// # Errors
 /// Every fault of every source; nothing is applied in part.
 pub fn effective(sources: &Sources) -> Result<Effective, Faults> {
-    Evaluation::run(sources, true)
+    Evaluation::run(sources, true, &mut Reads::default())
 }
 
 /// Checks the files against the schema away from their node: as [`effective`], but variables and files that
@@ -72,20 +75,41 @@ pub fn effective(sources: &Sources) -> Result<Effective, Faults> {
 /// # Errors
 /// Every fault; `Ok` has the warnings.
 pub fn check(sources: &Sources) -> Result<Vec<Fault>, Faults> {
-    Evaluation::run(sources, false).map(|effective| effective.warnings)
+    Evaluation::run(sources, false, &mut Reads::default()).map(|effective| effective.warnings)
 }
 
-/// Evaluates again while `running` is in force: the new values and what differs.
+/// What an evaluation looked at, also one that failed: what has to be watched for the next one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Every file that was read or would have been, those that hold one value included.
+    pub files: Vec<PathBuf>,
+    /// The patterns of `include` lines, as paths.
+    pub patterns: Vec<PathBuf>,
+}
+
+/// Evaluates again while `running` is in force: the new values and what differs. `reads` is what was looked at,
+/// whatever comes of it.
 ///
 /// # Errors
-/// As [`effective`], and an `app.conf` that was there and is not now: a file that an editor is about to put
-/// back must not take every setting with it.
-pub fn reload(sources: &Sources, running: &Effective) -> Result<(Effective, Changes), Faults> {
-    let new = effective(sources)?;
-    if running.reads(&sources.app_conf) && !new.reads(&sources.app_conf) {
-        let place = Place::whole(sources.app_conf.display().to_string());
+/// As [`effective`], and an `app.conf` or an `app.conf.d` that was there and is not now: what an editor or a
+/// deployment is about to put back must not take its settings with it.
+pub fn reload(
+    sources: &Sources,
+    running: &Effective,
+    reads: &mut Reads,
+) -> Result<(Effective, Changes), Faults> {
+    let new = Evaluation::run(sources, true, reads)?;
+    let vanished = |path: &Path, hint: &str| {
+        let place = Place::whole(path.display().to_string());
         let fault = Fault::new(place, "was there and has vanished; the running values stay");
-        return Err(fault.hint("an empty file goes back to the defaults").into());
+        Err(fault.hint(hint).into())
+    };
+    if running.reads(&sources.app_conf) && !new.reads(&sources.app_conf) {
+        return vanished(&sources.app_conf, "an empty file goes back to the defaults");
+    }
+    let directory = &sources.app_conf_d;
+    if running.files.iter().any(|file| file.starts_with(directory)) && !directory.is_dir() {
+        return vanished(directory, "an empty directory takes its values back");
     }
     let changes = new.changes_since(running);
     Ok((new, changes))
@@ -109,12 +133,13 @@ struct Evaluation<'a> {
 }
 
 impl<'a> Evaluation<'a> {
-    fn run(sources: &Sources, on_node: bool) -> Result<Effective, Faults> {
-        let mut loader = Loader::new(sources.schema.as_ref());
+    fn run(sources: &Sources, on_node: bool, reads: &mut Reads) -> Result<Effective, Faults> {
+        let mut loader = Loader::new(sources.schema.as_ref(), sources.others.as_ref());
         let first = loader.layer(&sources.app_conf, true);
         let layers = loader.directory(&sources.app_conf_d);
         let layer = layers.into_iter().fold(first, Layer::then);
-        let Loader { faults, warnings, files, .. } = loader;
+        let Loader { faults, warnings, files, patterns, .. } = loader;
+        *reads = Reads { files: files.clone(), patterns };
         let Some(schema) = &sources.schema else {
             return faults.or(Effective { files, warnings, ..Effective::default() });
         };
@@ -135,6 +160,7 @@ impl<'a> Evaluation<'a> {
             evaluation.environment();
         }
         evaluation.fill(&schema.root, &Key::root(), false);
+        reads.files.clone_from(&evaluation.result.files);
         evaluation.faults.or(evaluation.result)
     }
 

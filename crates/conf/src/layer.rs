@@ -8,7 +8,9 @@ use std::rc::Rc;
 
 use crate::ast::{Include, Item, Node, Setting};
 use crate::fault::{Fault, Faults, Place, Related};
+use crate::include::{is_pattern, matching};
 use crate::key::Key;
+use crate::others::{Elsewhere, Others};
 use crate::parse::{self, Mistake};
 use crate::read::{self, Unreadable};
 use crate::schema::{Found, Schema, is_wildcard, pattern};
@@ -49,9 +51,12 @@ impl Layer {
 pub(crate) struct Loader<'a> {
     /// `None`: the release has no settings, and every key is a mistake.
     schema: Option<&'a Schema>,
+    elsewhere: Elsewhere<'a>,
     pub(crate) faults: Faults,
     pub(crate) warnings: Vec<Fault>,
     pub(crate) files: Vec<PathBuf>,
+    /// What was included by pattern: a file that is not there yet may match.
+    pub(crate) patterns: Vec<PathBuf>,
     /// The files that are being read, each included by the one before it.
     chain: Vec<PathBuf>,
 }
@@ -96,8 +101,16 @@ pub(crate) fn syntax_fault(source: &Source, mistake: &Mistake, schema: Option<&S
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(schema: Option<&'a Schema>) -> Self {
-        Self { schema, faults: Faults::default(), warnings: Vec::new(), files: Vec::new(), chain: Vec::new() }
+    pub(crate) fn new(schema: Option<&'a Schema>, others: Option<&'a Others>) -> Self {
+        Self {
+            schema,
+            elsewhere: Elsewhere::new(others),
+            faults: Faults::default(),
+            warnings: Vec::new(),
+            files: Vec::new(),
+            patterns: Vec::new(),
+            chain: Vec::new(),
+        }
     }
 
     /// The layer of the file at `path`, which may be missing if `optional`.
@@ -190,6 +203,9 @@ impl<'a> Loader<'a> {
             return;
         };
         let base = from.parent().unwrap_or(Path::new(""));
+        if is_pattern(pattern) {
+            self.patterns.push(base.join(pattern));
+        }
         let mut paths = match matching(base, pattern) {
             Ok(paths) => paths,
             Err(reason) => {
@@ -219,6 +235,11 @@ impl<'a> Loader<'a> {
         let Setting { key, key_span, value, .. } = setting;
         let value_span = value.span().clone();
         let Some(schema) = self.schema else {
+            if let Some(owner) = self.elsewhere.owner(&key) {
+                let message = format!("is ignored: it is a key of {owner}");
+                self.warnings.push(fault_at(source, &key_span, message, Some(&value_span)).about(&key));
+                return;
+            }
             let message = "the release has no conf/schema.toml, so it has no settings";
             let fault = fault_at(source, &key_span, message, Some(&value_span)).about(&key);
             self.faults.push(fault.hint("remove the line, or run a release that has this key"));
@@ -245,6 +266,10 @@ impl<'a> Loader<'a> {
                 return;
             }
             other => {
+                if let Some(owner) = self.elsewhere.owner(&key) {
+                    self.warnings.push(fault(format!("is ignored: it is a key of {owner}")));
+                    return;
+                }
                 // Comparing a hundred wrong keys with ten thousand right ones takes long enough.
                 let near = || if self.faults.len() < 100 { schema.nearest(&key) } else { None };
                 let (message, hint) = unknown(schema, &key, &other, near);
@@ -323,27 +348,6 @@ fn include_site(source: &Source, span: &Span) -> Related {
     }
 }
 
-/// The files that an include names, relative to `base`. A plain path must be there; a pattern may match nothing.
-fn matching(base: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    if !pattern.contains(['*', '?', '[']) {
-        return Ok(vec![base.join(pattern)]);
-    }
-    let whole = if pattern.starts_with('/') || base.as_os_str().is_empty() {
-        pattern.to_owned()
-    } else {
-        let base = base.to_str().ok_or("the directory's name is not UTF-8, so patterns cannot be used")?;
-        format!("{}/{pattern}", glob::Pattern::escape(base))
-    };
-    let found =
-        glob::glob_with(&whole, options).map_err(|error| format!("the pattern is wrong: {}", error.msg))?;
-    found.collect::<Result<_, _>>().map_err(|error| format!("{} cannot be read", error.path().display()))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -355,7 +359,7 @@ mod tests {
         let text = keys.iter().map(|key| format!("k{key} = {source}\n")).collect::<String>();
         let source = Rc::new(Source::new(source.to_string(), text.into()));
         let mut layer = Layer::default();
-        let mut loader = Loader::new(None);
+        let mut loader = Loader::new(None, None);
         let schema = Schema::parse("[keys.\"*\"]\ntype = \"integer\"\n").unwrap();
         loader.schema = Some(&schema);
         for item in parse::document(source.text()).0.items {

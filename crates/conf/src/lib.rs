@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `parse`, `list`, `scalar`, `ast` | the grammar: text to statements with positions, and every mistake |
 //! | `schema`, `types` | `conf/schema.toml`: which keys there are and what each may be |
-//! | `layer` | files, includes and the keys in them |
+//! | `layer`, `others` | files, includes and the keys in them |
 //! | `decode` | what is written to a typed value; `${NAME}` and `file:/path` are resolved here |
 //! | `evaluate` | all of it together: [`effective`], [`check`], [`reload`] |
 //! | `format`, `edit`, `documented`, `diff` | what the command line does with files and schemas |
@@ -26,9 +26,11 @@ mod effective;
 mod evaluate;
 mod fault;
 mod format;
+mod include;
 mod key;
 mod layer;
 mod list;
+mod others;
 mod parse;
 mod print;
 mod read;
@@ -46,14 +48,15 @@ mod value;
 #[cfg(test)]
 mod vectors;
 
-pub use diff::{Added, Change, Dropped, Renamed, SchemaDiff};
+pub use diff::{Added, Change, Dropped, Note, Renamed, SchemaDiff, What};
 pub use documented::documented;
 pub use edit::{get, set, unset};
 pub use effective::{Changes, Effective, Entry, Origin};
-pub use evaluate::{Sources, check, effective, reload};
+pub use evaluate::{Reads, Sources, check, effective, reload};
 pub use fault::{Fault, Faults, Place, Related, Snippet};
 pub use format::format;
 pub use key::{Key, ParseKeyError};
+pub use others::Others;
 pub use schema::{KeySpec, Schema};
 pub use secret::{MASK, Secret};
 pub use types::{Bounds, Field, Pattern, Type};

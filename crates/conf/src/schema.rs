@@ -205,6 +205,11 @@ impl Schema {
         self.keys.iter().map(|(key, spec)| (pattern(key), spec))
     }
 
+    /// The keys that are gone and ignored where they are still set, each with what is said of it.
+    pub fn removed(&self) -> impl Iterator<Item = (&Key, &str)> {
+        self.removed.iter().map(|(key, message)| (key, message.as_str()))
+    }
+
     /// Whether it has no keys.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()

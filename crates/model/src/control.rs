@@ -7,6 +7,8 @@
 //! | `GET /v1/status` | [`NodeStatus`] |
 //! | `GET /v1/releases` | [`ReleaseList`] |
 //! | `POST /v1/operations` with an [`OperationRequest`] | one [`Progress`] a line while it runs, the last one [`Progress::Done`] |
+//! | `GET /v1/conf/effective` | [`EffectiveConf`](crate::conf::EffectiveConf) in force; with `?release=V` evaluated anew for that release |
+//! | `GET /v1/conf/diff` | [`ConfDifferences`](crate::conf::ConfDifferences) between what runs and the files |
 //! | `POST /v1/stop` | [`Pong`] at once; the node stops gracefully |
 //!
 //! Anything else, and an operation that is refused before it starts, is answered by a [`Fault`] and a 4xx or
@@ -18,6 +20,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::conf::{ConfReport, ConfStatus, Notice};
 use crate::plan::Step;
 
 /// Exit codes of `relmgr`: people script against them.
@@ -54,6 +57,12 @@ pub enum Kind {
     Prune,
     /// Replace the host process.
     Restart,
+    /// Evaluate the configuration anew and tell the running application what changed.
+    Reload,
+    /// End the probation: the current release stays.
+    Commit,
+    /// End the probation: the release before it comes back.
+    Rollback,
 }
 
 impl Kind {
@@ -67,6 +76,9 @@ impl Kind {
             Self::Remove => "remove",
             Self::Prune => "prune",
             Self::Restart => "restart",
+            Self::Reload => "reload",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
         }
     }
 }
@@ -89,6 +101,9 @@ pub struct OperationRequest {
     /// Say what would be done, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Commit at once.
+    #[serde(default)]
+    pub no_probation: bool,
     /// How many releases `prune` keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<usize>,
@@ -97,7 +112,15 @@ pub struct OperationRequest {
 impl OperationRequest {
     /// A request without a version and with every switch off.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, version: None, channel: None, retry: false, dry_run: false, keep: None }
+        Self {
+            kind,
+            version: None,
+            channel: None,
+            retry: false,
+            dry_run: false,
+            no_probation: false,
+            keep: None,
+        }
     }
 }
 
@@ -140,13 +163,22 @@ pub enum Progress {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
     },
+    /// The new release serves, and is watched.
+    Probation {
+        /// The release.
+        version: Version,
+        /// When it ends by itself.
+        ends_at: DateTime<Utc>,
+    },
     /// Something that the operator should know and that stops nothing.
     Warning {
         /// In full sentences.
         text: String,
     },
+    /// What the operator's configuration has to do with the release.
+    Notice(Notice),
     /// The end; nothing comes after it.
-    Done(Operation),
+    Done(Box<Operation>),
 }
 
 /// How an operation ended.
@@ -192,11 +224,17 @@ pub struct Operation {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Why it was committed; absent: there was no probation, or it was not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
     /// Each step's share.
     pub steps: Vec<StepTime>,
     /// Releases whose directories are gone now (`remove`, `prune`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<Version>,
+    /// What it has to do with the application's configuration.
+    #[serde(default, skip_serializing_if = "ConfReport::is_empty")]
+    pub conf: ConfReport,
 }
 
 /// A step and how long it took.
@@ -277,6 +315,25 @@ pub struct NodeStatus {
     pub listeners: Vec<String>,
     /// The last operation that ended.
     pub last_operation: Option<Operation>,
+    /// The application's configuration; `None` while nothing serves.
+    #[serde(default)]
+    pub conf: Option<ConfStatus>,
+    /// The signed channel that the node follows; `None`: none was seen yet, or nobody is asked to sign.
+    #[serde(default)]
+    pub channel: Option<ChannelStatus>,
+}
+
+/// What a node has last seen of its signed channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Its name.
+    pub name: String,
+    /// The highest serial.
+    pub serial: u64,
+    /// From then on it starts no upgrade.
+    pub expires: DateTime<Utc>,
+    /// Whether that is over.
+    pub expired: bool,
 }
 
 /// The release that serves.
@@ -305,6 +362,8 @@ pub enum GenerationState {
     Candidate,
     /// Serves.
     Current,
+    /// Served before the one that is on probation, and may serve again: loaded, its children suspended.
+    Idle,
     /// Finishes its requests.
     Draining,
     /// Stopped; its library is about to be unmapped.

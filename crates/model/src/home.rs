@@ -11,7 +11,8 @@
 //!   2026.1120.192733/
 //!     VERSION  manifest.toml  lib/lib<app>.so  conf/schema.toml  priv/…
 //!     app.conf                   the effective configuration as applied, secrets left out
-//!   .staging/                    packages being fetched and unpacked; emptied at start
+//!   .fetch/                      packages being fetched; what was interrupted is gone on with
+//!   .staging/                    packages being unpacked; emptied at start
 //! run/control.sock               control socket, mode 0660
 //! run/lock                       held by the one supervisor of this home
 //! ```
@@ -57,7 +58,9 @@ impl Home {
         history = "history.jsonl";
         /// The installed releases.
         releases = "releases";
-        /// Packages being fetched and unpacked.
+        /// Packages being fetched.
+        fetch = "releases/.fetch";
+        /// Packages being unpacked.
         staging = "releases/.staging";
         /// Symlink to the current release.
         current = "releases/current";

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Version;
 use crate::control::GenerationStatus;
 use crate::manifest::Probe;
+use crate::probation::Sample;
 
 /// The host's end of the channel.
 pub const CHANNEL_FD: i32 = 3;
@@ -50,6 +51,12 @@ pub enum Command {
         /// The candidate.
         generation: u64,
     },
+    /// Make a generation current that was so before: traffic first, since the one that serves may be of no use,
+    /// then the children. Answered by [`Answer::Done`].
+    SwapBack {
+        /// The one that is idle.
+        generation: u64,
+    },
     /// Begin to accept connections; until then they wait in the backlog. Answered by [`Answer::Done`].
     Accept,
     /// The current generation's release is permanent from now on: the version endpoint says so. Answered by
@@ -58,6 +65,8 @@ pub enum Command {
         /// The current one.
         generation: u64,
     },
+    /// Tell the current generation's application that settings changed. Answered by [`Answer::ConfChanged`].
+    ConfChange(ConfChange),
     /// Drain a generation, stop it and unmap its library. Answered by [`Answer::Retired`] when the drain is over
     /// and unmapping was tried.
     Retire {
@@ -68,6 +77,9 @@ pub enum Command {
     },
     /// What is loaded. Answered by [`Answer::Generations`].
     Generations,
+    /// Say something, and what the current generation has answered. Answered by [`Answer::Pulse`]; a host whose
+    /// workers are all stuck does not.
+    Pulse,
     /// Stop accepting, let requests finish, stop the application, exit 0. Answered by [`Answer::Done`] at once.
     Stop {
         /// Requests may take so long.
@@ -89,7 +101,7 @@ pub struct HostStart {
 }
 
 /// A release to load.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadRequest {
     /// Its version.
     pub version: Version,
@@ -107,6 +119,39 @@ pub struct LoadRequest {
     pub start_ms: u64,
     /// The release that served before, for the version endpoint.
     pub prev: Option<Version>,
+}
+
+impl std::fmt::Debug for LoadRequest {
+    /// Without the settings: there may be secrets among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadRequest").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+/// Settings that changed while a release serves.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfChange {
+    /// The release that serves; another one refuses.
+    pub version: Version,
+    /// All settings: a JSON object, secrets included.
+    pub settings: serde_json::Value,
+    /// Hash of the effective configuration, for the version endpoint.
+    pub conf_hash: String,
+    /// Keys with another value.
+    pub changed: Vec<String>,
+    /// Keys that had none.
+    pub new: Vec<String>,
+    /// Keys that have none any more.
+    pub removed: Vec<String>,
+    /// The application may take so long.
+    pub deadline_ms: u64,
+}
+
+impl std::fmt::Debug for ConfChange {
+    /// Without the settings: there may be secrets among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConfChange").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// The host's answer.
@@ -134,6 +179,11 @@ pub enum Answer {
         /// The generation that served before.
         previous: Option<u64>,
     },
+    /// The application has been told.
+    ConfChanged {
+        /// Whether it takes changes while it runs; a library of contract 1.0 does not.
+        heard: bool,
+    },
     /// The drain is over.
     Retired {
         /// Requests that were cut at the deadline.
@@ -145,6 +195,15 @@ pub enum Answer {
     Generations {
         /// Oldest first.
         generations: Vec<GenerationStatus>,
+    },
+    /// The host works.
+    Pulse {
+        /// The current generation; `None`: there is none.
+        generation: Option<u64>,
+        /// What it has answered.
+        sample: Sample,
+        /// The words of its first panic.
+        first_panic: Option<String>,
     },
 }
 

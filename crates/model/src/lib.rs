@@ -6,20 +6,26 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`version`] | the timestamp version of a release |
+//! | [`channel`] | a channel's signed document, and whether a node follows it |
 //! | [`manifest`] | what a release says of itself |
 //! | [`status`] | a release's status on a node, and the one table of its transitions |
 //! | [`plan`] | which steps an operation takes, decided from a snapshot of facts |
 //! | [`record`] | `state.json` and `history.jsonl` |
+//! | [`probation`] | whether a new release stays, from what was seen before and after the swap |
 //! | [`control`] | what the command line and the supervisor say to each other |
+//! | [`conf`] | the part of it that is about the application's configuration |
 //! | [`host`] | what the supervisor and the host say to each other |
 //! | [`settings`] | `relmgr.toml` |
 //! | [`home`] | where things lie in a node's home directory |
 
+pub mod channel;
+pub mod conf;
 pub mod control;
 pub mod home;
 pub mod host;
 pub mod manifest;
 pub mod plan;
+pub mod probation;
 pub mod record;
 pub mod settings;
 pub mod status;

@@ -36,8 +36,12 @@ pub enum Step {
     CodeChange,
     /// One atomic store; from here on the new release answers.
     Swap,
-    /// Pointers and status, durably.
+    /// Durably: that the new release serves. Without a probation this is the commit as well, in one write.
     Record,
+    /// The new release serves and is watched; the old one stays loaded.
+    Probation,
+    /// The new release is what the node boots, durably: the point of no return.
+    Commit,
     /// Requests in flight on the old generation finish; it is retired.
     Drain,
 }
@@ -57,6 +61,8 @@ impl Step {
             Self::CodeChange => "code_change",
             Self::Swap => "swap",
             Self::Record => "record",
+            Self::Probation => "probation",
+            Self::Commit => "commit",
             Self::Drain => "drain",
         }
     }
@@ -75,6 +81,8 @@ pub struct Facts {
     pub channel: Option<Version>,
     /// The installed releases.
     pub releases: BTreeMap<Version, Status>,
+    /// Whether releases serve on probation first on this node.
+    pub probation: bool,
 }
 
 /// What to do, decided.
@@ -91,6 +99,11 @@ pub enum Plan {
         to: Version,
         /// What to carry out after [`Step::Resolve`], which has been taken.
         steps: Vec<Step>,
+    },
+    /// Evaluate the configuration of the release that serves.
+    Reload {
+        /// That release.
+        version: Version,
     },
     /// Remove these releases' directories.
     Remove {
@@ -121,12 +134,18 @@ pub enum Refusal {
     FailedBefore { version: Version, reason: String },
     #[error("{version} is the {role} release and cannot be removed")]
     InUse { version: Version, role: &'static str },
+    #[error(
+        "no release is on probation: `relmgr downgrade` goes back to the release before, `relmgr status` shows which"
+    )]
+    NoProbation,
     #[error("`{kind}` needs a version", kind = kind.name())]
     NoVersion { kind: Kind },
 }
 
 const INSTALL: [Step; 5] = [Step::Fetch, Step::Verify, Step::Unpack, Step::Configure, Step::Preflight];
 const SWITCH: [Step; 5] = [Step::Start, Step::Health, Step::Swap, Step::Record, Step::Drain];
+const WATCHED_SWITCH: [Step; 7] =
+    [Step::Start, Step::Health, Step::Swap, Step::Record, Step::Probation, Step::Commit, Step::Drain];
 
 /// Decides what `request` does on a node of which `facts` hold.
 ///
@@ -152,6 +171,18 @@ pub fn plan(request: &OperationRequest, facts: &Facts) -> Result<Plan, Refusal> 
             let to = facts.current.clone().or_else(|| facts.permanent.clone()).ok_or(Refusal::NoCurrent)?;
             Ok(Plan::Walk { to, steps: vec![Step::Configure, Step::Start, Step::Health, Step::Swap] })
         }
+        Kind::Reload => {
+            facts.current.clone().map(|version| Plan::Reload { version }).ok_or(Refusal::NoCurrent)
+        }
+        // Where a probation is under way, it is ended by these and they never come here.
+        Kind::Commit => match (&facts.current, &facts.permanent) {
+            (Some(current), Some(permanent)) if current == permanent => {
+                Ok(Plan::AlreadyDone { version: current.clone() })
+            }
+            (None, _) => Err(Refusal::NoCurrent),
+            _ => Err(Refusal::NoProbation),
+        },
+        Kind::Rollback => Err(Refusal::NoProbation),
         Kind::Remove => {
             let version = request.version.clone().ok_or(Refusal::NoVersion { kind: Kind::Remove })?;
             if let Some(role) = role_of(&version, facts) {
@@ -182,8 +213,17 @@ fn plan_upgrade(request: &OperationRequest, facts: &Facts) -> Result<Plan, Refus
     }
     not_failed_before(&to, request, facts)?;
     let mut steps = install_steps(&to, facts);
-    steps.extend(SWITCH);
+    steps.extend(switch_steps(&to, request, facts));
     Ok(Plan::Walk { to, steps })
+}
+
+/// A release is watched where there is one to go back to, unless it has been permanent on this node before and
+/// someone goes back to it.
+fn switch_steps(to: &Version, request: &OperationRequest, facts: &Facts) -> Vec<Step> {
+    let proven = matches!(facts.releases.get(to), Some(Status::Old | Status::Permanent));
+    let goes_back = request.kind == Kind::Downgrade && proven;
+    let watched = facts.probation && !request.no_probation && facts.current.is_some() && !goes_back;
+    if watched { WATCHED_SWITCH.to_vec() } else { SWITCH.to_vec() }
 }
 
 fn plan_downgrade(request: &OperationRequest, facts: &Facts) -> Result<Plan, Refusal> {
@@ -202,7 +242,7 @@ fn plan_downgrade(request: &OperationRequest, facts: &Facts) -> Result<Plan, Ref
     }
     not_failed_before(&to, request, facts)?;
     let mut steps = vec![Step::Verify, Step::Configure, Step::Preflight];
-    steps.extend(SWITCH);
+    steps.extend(switch_steps(&to, request, facts));
     Ok(Plan::Walk { to, steps })
 }
 
@@ -321,6 +361,7 @@ mod tests {
                 (v("3.0.0"), Status::Permanent),
                 (v("5.0.0"), Status::Unpacked),
             ]),
+            probation: false,
         }
     }
 
@@ -347,6 +388,34 @@ mod tests {
     fn an_installed_release_is_not_fetched_again() {
         let (_, names) = steps(plan(&request(Kind::Upgrade, Some("5.0.0")), &node()).unwrap());
         assert_eq!(names.join(" "), "verify configure preflight start health swap record drain");
+    }
+
+    #[test]
+    fn a_release_is_watched_where_there_is_one_to_go_back_to() {
+        let facts = Facts { probation: true, ..node() };
+        let watched = |request: &OperationRequest, facts: &Facts| {
+            let (_, names) = steps(plan(request, facts).unwrap());
+            let watched = names.contains(&"probation");
+            assert_eq!(watched, names.join(" ").ends_with("swap record probation commit drain"), "{names:?}");
+            watched
+        };
+        assert!(watched(&request(Kind::Upgrade, None), &facts));
+        let at_once = OperationRequest { no_probation: true, ..request(Kind::Upgrade, None) };
+        assert!(!watched(&at_once, &facts), "--no-probation");
+        assert!(!watched(&request(Kind::Upgrade, None), &node()), "upgrade.probation = 0s");
+        assert!(!watched(&request(Kind::Downgrade, None), &facts), "it has proven itself here");
+        let first = Facts { current: None, ..facts.clone() };
+        assert!(!watched(&request(Kind::Upgrade, None), &first), "there is nothing to go back to");
+        let mut fetched = facts;
+        fetched.releases.insert(v("2.5.0"), Status::Unpacked);
+        assert!(watched(&request(Kind::Downgrade, Some("2.5.0")), &fetched), "it has never served here");
+    }
+
+    #[test]
+    fn a_probation_that_is_not_cannot_be_ended() {
+        let same = plan(&request(Kind::Commit, None), &node()).unwrap();
+        assert_eq!(same, Plan::AlreadyDone { version: v("3.0.0") });
+        assert_eq!(plan(&request(Kind::Rollback, None), &node()), Err(Refusal::NoProbation));
     }
 
     #[test]

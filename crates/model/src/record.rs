@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::channel::Seen;
 use crate::control::{Kind, Outcome, StepTime};
 use crate::status::Status;
 
@@ -28,6 +29,9 @@ pub struct NodeRecord {
     pub releases: BTreeMap<Version, ReleaseRecord>,
     /// The operation that was under way when this was written.
     pub operation: Option<OperationRecord>,
+    /// What it has seen of signed channels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channels: BTreeMap<String, Seen>,
 }
 
 /// An installed release.
@@ -55,6 +59,32 @@ pub struct OperationRecord {
     pub started_at: DateTime<Utc>,
     /// The uid of who asked.
     pub uid: u32,
+    /// When the release began to serve on probation; absent: it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swapped_at: Option<DateTime<Utc>>,
+}
+
+impl OperationRecord {
+    /// What became of an operation in the middle of which the supervisor ended, as the `record` at the next start
+    /// has it: its outcome and, unless it was done, why.
+    pub fn resolve(&self, record: &NodeRecord) -> (Outcome, Option<String>) {
+        let boots = record.permanent.as_ref().map_or_else(|| "no release".to_owned(), Version::to_string);
+        let swapped = self.swapped_at.is_some();
+        match record.releases.get(&self.to).map(|release| &release.status) {
+            // Recorded: what was left to do is done by the end of the processes.
+            Some(Status::Permanent) if record.permanent.as_ref() == Some(&self.to) => (Outcome::Done, None),
+            Some(Status::Failed { reason, at }) if *at >= self.started_at => {
+                (if swapped { Outcome::RolledBack } else { Outcome::Failed }, Some(reason.clone()))
+            }
+            _ if swapped => {
+                let words = format!("the node ended in the probation of {} and boots {boots}", self.to);
+                (Outcome::RolledBack, Some(words))
+            }
+            _ => {
+                (Outcome::Interrupted, Some(format!("the node ended in the middle of it and boots {boots}")))
+            }
+        }
+    }
 }
 
 /// One line of `history.jsonl`.
@@ -75,6 +105,12 @@ pub struct HistoryEntry {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why it was committed; absent: there was no probation, or it was not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// The last lines that a host wrote before it died of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_words: Vec<String>,
     /// From the request to the outcome, in milliseconds.
     pub ms: f64,
     /// Each step's share.
@@ -106,6 +142,7 @@ impl NodeRecord {
             prev: None,
             releases: BTreeMap::new(),
             operation: None,
+            channels: BTreeMap::new(),
         }
     }
 
@@ -134,6 +171,38 @@ impl NodeRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interrupted_operation_has_one_definite_outcome() {
+        let at = DateTime::UNIX_EPOCH;
+        let (one, two): (Version, Version) = ("1.0.0".parse().unwrap(), "1.0.1".parse().unwrap());
+        let release = |status| ReleaseRecord { status, installed_at: at, since: at };
+        let mut record = NodeRecord::new("live-poll");
+        record.permanent = Some(one.clone());
+        record.releases.insert(one.clone(), release(Status::Permanent));
+        record.releases.insert(two.clone(), release(Status::Unpacked));
+        let mut operation = OperationRecord {
+            kind: Kind::Upgrade,
+            from: Some(one.clone()),
+            to: two.clone(),
+            started_at: at,
+            uid: 0,
+            swapped_at: None,
+        };
+        let (outcome, words) = operation.resolve(&record);
+        assert_eq!(outcome, Outcome::Interrupted);
+        assert!(words.unwrap().ends_with("boots 1.0.0"));
+        operation.swapped_at = Some(at);
+        let (outcome, words) = operation.resolve(&record);
+        assert_eq!(outcome, Outcome::RolledBack);
+        assert_eq!(words.unwrap(), "the node ended in the probation of 1.0.1 and boots 1.0.0");
+        let failed = Status::Failed { reason: "3 panics".into(), at };
+        record.releases.insert(two.clone(), release(failed));
+        assert_eq!(operation.resolve(&record), (Outcome::RolledBack, Some("3 panics".into())));
+        record.releases.insert(two.clone(), release(Status::Permanent));
+        record.permanent = Some(two);
+        assert_eq!(operation.resolve(&record), (Outcome::Done, None));
+    }
 
     #[test]
     fn a_record_survives_its_text_and_a_cut_one_is_refused() {

@@ -20,6 +20,9 @@ pub struct Settings {
     /// Deadlines of an upgrade.
     #[serde(default)]
     pub upgrade: Upgrade,
+    /// Changes of the application's configuration while it runs.
+    #[serde(default)]
+    pub conf: Conf,
     /// Restarts of the host.
     #[serde(default)]
     pub supervisor: Supervisor,
@@ -29,6 +32,12 @@ pub struct Settings {
     /// Loading and unloading.
     #[serde(default)]
     pub loader: Loader,
+    /// The trial of a release.
+    #[serde(default)]
+    pub preflight: Preflight,
+    /// Commands of the operator's.
+    #[serde(default)]
+    pub hooks: Hooks,
 }
 
 /// `[listen]`
@@ -54,9 +63,42 @@ pub struct Repository {
     /// The channel to follow; empty: the file `VERSION`.
     #[serde(default)]
     pub channel: String,
-    /// Whether releases without a signature are accepted.
+    /// Another S3 server than Amazon's, such as `http://127.0.0.1:3900`.
+    #[serde(default)]
+    pub endpoint_url: Option<String>,
+    /// The bucket's region; absent: from the AWS variables and files.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Whether the bucket stands in the path; absent: with `endpoint_url`.
+    #[serde(default)]
+    pub path_style: Option<bool>,
+    /// A fetch as a whole may take so long.
+    #[serde(default = "Repository::default_timeout", with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Public keys whose releases are accepted.
+    #[serde(default)]
+    pub trusted_keys: Vec<String>,
+    /// Public keys whose channel documents are accepted; empty: those of `trusted_keys`.
+    #[serde(default)]
+    pub channel_keys: Vec<String>,
+    /// Whether releases without a signature are accepted, where no key is trusted.
     #[serde(default)]
     pub allow_unsigned: bool,
+}
+
+impl Repository {
+    /// A package of 100 MB at 1 Mbit/s.
+    fn default_timeout() -> Duration {
+        Duration::from_secs(15 * 60)
+    }
+
+    /// The channel's name as its document has it.
+    pub fn channel_name<'a>(&'a self, asked: Option<&'a str>) -> &'a str {
+        match asked.unwrap_or(&self.channel) {
+            "" => crate::channel::DEFAULT,
+            name => name,
+        }
+    }
 }
 
 /// `[upgrade]`
@@ -72,8 +114,15 @@ pub struct Upgrade {
     /// Requests on the old generation may take so long.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// How long a new release is watched before it is committed; 0: not at all.
+    #[serde(with = "humantime_serde")]
+    pub probation: Duration,
+    /// What becomes of a release on whose probation there was too little traffic to tell.
+    pub inconclusive: Inconclusive,
     /// How many installed releases are kept after an upgrade; those in use always are.
     pub keep_releases: usize,
+    /// What ends a probation.
+    pub thresholds: Thresholds,
 }
 
 impl Default for Upgrade {
@@ -82,8 +131,76 @@ impl Default for Upgrade {
             start: Duration::from_secs(30),
             health: Duration::from_secs(10),
             drain: Duration::from_secs(30),
+            probation: Duration::from_secs(60),
+            inconclusive: Inconclusive::default(),
             keep_releases: 5,
+            thresholds: Thresholds::default(),
         }
+    }
+}
+
+/// What becomes of a release on whose probation there was too little traffic to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Inconclusive {
+    /// It stays: it lived, it was healthy, and nobody asked.
+    #[default]
+    Commit,
+    /// It goes.
+    Rollback,
+}
+
+/// `[upgrade.thresholds]`: what ends a probation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Thresholds {
+    /// So many panics of handlers; 0: they do not count.
+    pub panics: u64,
+    /// So many requests are needed to judge errors and latency.
+    pub requests: u64,
+    /// The share of 5xx answers may be so much above the one before the swap.
+    pub errors: f64,
+    /// 95 of 100 requests may take so many times what they took before the swap …
+    pub latency_factor: f64,
+    /// … and must take so much longer, for it to count.
+    #[serde(with = "humantime_serde")]
+    pub latency: Duration,
+    /// How often the application's health and the manifest's probes are asked.
+    #[serde(with = "humantime_serde")]
+    pub health_every: Duration,
+    /// So many failures in a row; 0: they do not count.
+    pub health_failures: u32,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            panics: 3,
+            // The least with which a single error is not above `errors`.
+            requests: 20,
+            errors: 0.05,
+            latency_factor: 3.0,
+            latency: Duration::from_millis(100),
+            health_every: Duration::from_secs(2),
+            health_failures: 2,
+        }
+    }
+}
+
+/// `[conf]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Conf {
+    /// Whether changes of `app.conf` and its like apply by themselves.
+    pub watch: bool,
+    /// How long the application may take over changed settings.
+    #[serde(with = "humantime_serde")]
+    pub change: Duration,
+}
+
+impl Default for Conf {
+    fn default() -> Self {
+        Self { watch: true, change: Duration::from_secs(10) }
     }
 }
 
@@ -96,11 +213,14 @@ pub struct Supervisor {
     /// … within this time; one more and the node stops.
     #[serde(with = "humantime_serde")]
     pub period: Duration,
+    /// A host that says nothing for so long is killed and replaced; 0: never.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
 }
 
 impl Default for Supervisor {
     fn default() -> Self {
-        Self { intensity: 3, period: Duration::from_secs(10) }
+        Self { intensity: 3, period: Duration::from_secs(10), heartbeat: Duration::from_secs(10) }
     }
 }
 
@@ -171,6 +291,43 @@ pub enum Unload {
     Never,
 }
 
+/// `[preflight]`: what the trial of a release may use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Preflight {
+    /// Processor time.
+    #[serde(with = "humantime_serde")]
+    pub cpu: Duration,
+    /// Memory that it writes to, in bytes; 0: no limit.
+    pub memory_bytes: u64,
+    /// Open files.
+    pub files: u64,
+}
+
+impl Default for Preflight {
+    fn default() -> Self {
+        Self { cpu: Duration::from_secs(30), memory_bytes: 1024 * 1024 * 1024, files: 256 }
+    }
+}
+
+/// `[hooks]`: commands of the operator's. They learn what happened; they hold up and undo nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hooks {
+    /// Program and arguments; run at the end of every operation that changed what serves, or tried to, with the
+    /// history's line as JSON on its stdin. Empty: none.
+    pub outcome: Vec<String>,
+    /// How long it may take; then it is killed.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { outcome: vec![], timeout: Duration::from_secs(30) }
+    }
+}
+
 /// A `relmgr.toml` that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -212,11 +369,40 @@ impl Settings {
         if !self.repository.url.starts_with("file:///") && !self.repository.url.starts_with("s3://") {
             return fault("repository.url", "is neither file:///directory nor s3://bucket/prefix");
         }
+        let repository = &self.repository;
+        if repository.endpoint_url.as_deref().is_some_and(|url| url.contains('@')) {
+            return fault(
+                "repository.endpoint_url",
+                "has a user or password in it: credentials come from the AWS variables, a profile or a role",
+            );
+        }
+        if !repository.channel_keys.is_empty() && repository.trusted_keys.is_empty() {
+            return fault(
+                "repository.channel_keys",
+                "are given without repository.trusted_keys: name those too",
+            );
+        }
         if !self.http.version_path.starts_with('/') {
             return fault("http.version_path", "does not start with a slash");
         }
         if self.http.limits.header_bytes < 8192 {
             return fault("http.limits.header_bytes", "is below 8192, the least that HTTP clients rely on");
+        }
+        let thresholds = &self.upgrade.thresholds;
+        if !(0.0..=1.0).contains(&thresholds.errors) {
+            return fault("upgrade.thresholds.errors", "is no share: 0.05 is five in a hundred");
+        }
+        if thresholds.requests == 0 {
+            return fault("upgrade.thresholds.requests", "is 0: nothing can be judged by no request");
+        }
+        if thresholds.health_every < Duration::from_millis(10) {
+            return fault("upgrade.thresholds.health_every", "is below 10ms: it would be a load of its own");
+        }
+        if self.preflight.cpu < Duration::from_secs(1) {
+            return fault("preflight.cpu", "is below 1s, the least that the kernel can limit");
+        }
+        if self.preflight.files < 16 {
+            return fault("preflight.files", "is below 16: no application starts with so few open files");
         }
         if self.http.limits.connections == 0 {
             return fault("http.limits.connections", "is 0: nobody could connect");

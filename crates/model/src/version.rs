@@ -50,6 +50,11 @@ impl Version {
         Utc.with_ymd_and_hms(year, month_day / 100, month_day % 100, hour, minute, second).single()
     }
 
+    /// Whether its numbers have the form of a build time (a year of four digits first), be it a valid one or not.
+    pub fn is_dated(&self) -> bool {
+        (1970..=9999).contains(&self.0.major)
+    }
+
     /// Whether `requirement` allows this version.
     pub fn matches(&self, requirement: &semver::VersionReq) -> bool {
         requirement.matches(&self.0)

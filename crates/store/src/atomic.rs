@@ -14,9 +14,28 @@ pub const TEMPORARY: &str = ".relmgr-tmp-";
 /// # Errors
 /// What the system says; `path` is then what it was, and no temporary file is left.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace(path, bytes, mode, None)
+}
+
+/// As [`write`], the file owned by `owner` (user and group) where this process may give it away.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_as(path: &Path, bytes: &[u8], mode: u32, owner: (u32, u32)) -> io::Result<()> {
+    replace(path, bytes, mode, Some(owner))
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let directory = parent(path);
     let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
     file.write_all(bytes)?;
+    if let Some((uid, gid)) = owner {
+        match std::os::unix::fs::fchown(file.as_file(), Some(uid), Some(gid)) {
+            // Only root gives files away; others own what they write, as with any editor.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            result => result?,
+        }
+    }
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;

@@ -123,6 +123,8 @@ mod tests {
             to: Some("1.2.3".parse().unwrap()),
             outcome: Outcome::Done,
             error: None,
+            verdict: None,
+            last_words: vec![],
             ms: 12.5,
             steps: vec![],
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use relmgr_model::Version;
 use relmgr_model::home::Home;
@@ -78,7 +79,10 @@ impl ReleaseTree {
             }
             _ => {}
         }
-        std::fs::create_dir(&staging).map_err(io_error(&staging, "written"))
+        std::fs::create_dir(&staging).map_err(io_error(&staging, "written"))?;
+        let fetch = self.home.fetch();
+        std::fs::create_dir_all(&fetch).map_err(io_error(&fetch, "written"))?;
+        clear_forgotten(&fetch).map_err(io_error(&fetch, "written"))
     }
 
     /// The versions that have a directory, whole or not.
@@ -227,6 +231,21 @@ pub(crate) fn verify_files(root: &Path, manifest: &Manifest) -> Result<(), TreeE
         }
         if found.sha256 != expected.sha256 {
             return Err(TreeError::Damaged { path, reason: "its SHA-256 is not its manifest's" });
+        }
+    }
+    Ok(())
+}
+
+/// What was being fetched and was not gone on with for so long is not waited for any more.
+const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+fn clear_forgotten(directory: &Path) -> io::Result<()> {
+    clear_temporary(directory)?;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        // A clock that was set back makes it young, which costs room and nothing else.
+        if entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > FORGOTTEN) {
+            std::fs::remove_file(entry.path())?;
         }
     }
     Ok(())

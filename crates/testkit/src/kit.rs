@@ -99,6 +99,10 @@ pub fn build(manifest: &Path, features: &str, version: &str) -> Release {
     let mut command = Command::new(bin("cargo-relmgr"));
     command.args(["relmgr", "release", "--profile", profile(), "--version", version, "--manifest-path"]);
     command.arg(manifest).arg("--out").arg(&out);
+    if std::fs::read_to_string(manifest).is_ok_and(|text| text.contains("\"relmgr-faulty\"")) {
+        // Some of them do not survive being loaded.
+        command.arg("--no-describe");
+    }
     if !features.is_empty() {
         command.args(["--features", features]);
     }
@@ -117,6 +121,17 @@ fn profile() -> &'static str {
 fn run_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();
     ID.get_or_init(|| std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string()))
+}
+
+/// `settings` with releases committed at once, unless it says how long their probation is.
+fn without_probation(settings: &str) -> String {
+    const TABLE: &str = "[upgrade]\n";
+    let at_once = format!("{TABLE}probation = \"0s\"\n");
+    match settings {
+        said if said.lines().any(|line| line.starts_with("probation =")) => said.to_owned(),
+        table if table.contains(TABLE) => table.replacen(TABLE, &at_once, 1),
+        other => format!("{other}\n{at_once}"),
+    }
 }
 
 /// What a `relmgr` command came to.
@@ -174,7 +189,7 @@ pub struct Node {
 
 impl Node {
     /// A home for the application `app` with a repository beside it; nothing runs yet. `extra` is appended to
-    /// relmgr.toml.
+    /// relmgr.toml. Releases are committed at once unless it says how long their probation is.
     pub fn new(app: &str, extra: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let node = Self { root, supervisor: None, address: None };
@@ -182,8 +197,9 @@ impl Node {
         std::fs::create_dir(node.repository()).unwrap();
         let settings = format!(
             "app = \"{app}\"\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[repository]\nurl = \"{}\"\n\
-             allow_unsigned = true\n{extra}\n",
-            node.repository_url()
+             allow_unsigned = true\n{}\n",
+            node.repository_url(),
+            without_probation(extra)
         );
         std::fs::write(node.home().join("relmgr.toml"), settings).unwrap();
         node
@@ -220,7 +236,7 @@ impl Node {
     /// Publishes a release to the node's repository.
     pub fn publish(&self, release: &Release) {
         let done = Command::new(bin("cargo-relmgr"))
-            .args(["relmgr", "publish", "--repository", &self.repository_url()])
+            .args(["relmgr", "publish", "--no-delta", "--repository", &self.repository_url()])
             .arg(&release.out)
             .output()
             .unwrap();

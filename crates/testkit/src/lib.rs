@@ -6,3 +6,5 @@
 pub mod kit;
 pub mod load;
 pub mod process;
+pub mod proxy;
+pub mod s3;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use relmgr_conf::Schema;
 use relmgr_model::manifest::is_plain_path;
 
 use crate::error::Error;
@@ -23,7 +22,8 @@ pub(crate) fn collect(directory: &Path, extra: &[String]) -> Result<BTreeMap<Str
     let mut files = BTreeMap::new();
     let schema = directory.join(SCHEMA);
     if schema.try_exists().map_err(|source| Error::Read { path: schema.clone(), source })? {
-        check_schema(&schema)?;
+        // A schema that no node could read would stop every upgrade to the release: it stops the build instead.
+        crate::build::schema::read(&schema)?;
         add(&mut files, SCHEMA.into(), &schema, 0)?;
     }
     let private = directory.join("priv");
@@ -38,13 +38,6 @@ pub(crate) fn collect(directory: &Path, extra: &[String]) -> Result<BTreeMap<Str
         add(&mut files, format!("priv/{trimmed}"), &directory.join(trimmed), 0)?;
     }
     Ok(files)
-}
-
-/// A schema that no node could read would stop every upgrade to the release: it stops the build instead.
-fn check_schema(path: &Path) -> Result<(), Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let checked = Schema::parse(&text).map(drop);
-    checked.map_err(|source| Error::Schema { path: path.into(), source })
 }
 
 /// Adds the file at `path`, or everything in the directory there. Links are followed: a release holds files only.

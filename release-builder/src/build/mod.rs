@@ -4,8 +4,9 @@
 //! 2. [`profile`]: refuse what could not be caught at the border.
 //! 3. [`compile`]: cargo builds the library, with flags that make the same source the same bytes.
 //! 4. [`elf`]: what the library needs, and what would keep it in memory.
-//! 5. [`assets`]: schema and files.
-//! 6. [`output`]: version, manifest, package, `VERSION`.
+//! 5. [`schema`]: what the library says of its settings, and what is written by hand.
+//! 6. [`assets`]: the files that travel along.
+//! 7. [`output`]: version, manifest, package, `VERSION`.
 
 pub(crate) mod allocator;
 pub(crate) mod assets;
@@ -14,6 +15,8 @@ pub(crate) mod compile;
 pub(crate) mod elf;
 pub(crate) mod git;
 pub(crate) mod output;
+pub(crate) mod prepared;
 pub(crate) mod profile;
 pub(crate) mod project;
+pub(crate) mod schema;
 pub(crate) mod toolchain;

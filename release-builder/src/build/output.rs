@@ -4,6 +4,7 @@
 //! VERSION             the version that was built last, and a newline
 //! <version>.tar.gz    its package
 //! <version>.toml      its manifest
+//! <version>.toml.minisig  the manifest's signature, where a key was given
 //! ```
 //!
 //! Written in the order package, manifest, `VERSION`: a build that dies half way leaves the one before it. Releases
@@ -16,10 +17,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use relmgr_model::Version;
+use relmgr_model::channel::release_comment;
 use relmgr_model::manifest::{Digest, FORMAT, Git, Manifest};
-use relmgr_store::repository::BuiltRelease;
+use relmgr_store::repository::{BuiltRelease, RepositoryError};
+use relmgr_store::signature::Signer;
 use relmgr_store::{atomic, digest, package};
 
+use crate::build::assets::SCHEMA;
 use crate::build::elf::Facts;
 use crate::build::project::Project;
 use crate::build::toolchain::Rustc;
@@ -43,6 +47,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) library: String,
     /// The library itself.
     pub(crate) library_bytes: &'a [u8],
+    /// The schema that the library gave, where no file has it.
+    pub(crate) schema: Option<&'a str>,
     /// Other files by their path within the release.
     pub(crate) files: &'a BTreeMap<String, PathBuf>,
 }
@@ -90,7 +96,7 @@ pub(crate) fn write(out: &Path, parts: &Parts<'_>, version: Option<Version>) -> 
     // 3. The manifest, and the pointer last.
     replace(&manifest_path, &manifest.to_toml())?;
     replace(&out.join(VERSION), &format!("{}\n", manifest.version))?;
-    Ok(BuiltRelease { manifest, package: package_path, manifest_path })
+    Ok(BuiltRelease { manifest, package: package_path, manifest_path, signature: None })
 }
 
 /// Removes the releases in `out` that are not `keep`; answers which.
@@ -104,7 +110,7 @@ pub(crate) fn clean(out: &Path, keep: &Version) -> Result<Vec<Version>, Error> {
     for entry in std::fs::read_dir(out).map_err(read)? {
         let path = entry.map_err(read)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let stem = name.strip_suffix(".tar.gz").or_else(|| name.strip_suffix(".toml"));
+        let stem = [".tar.gz", ".toml", ".toml.minisig"].iter().find_map(|ending| name.strip_suffix(ending));
         let Some(version) = stem.and_then(|stem| stem.parse::<Version>().ok()) else { continue };
         if version != *keep {
             std::fs::remove_file(&path).map_err(|source| Error::Write { path, source })?;
@@ -172,7 +178,9 @@ fn built_at(version: &Version, manifest: &Path) -> Result<DateTime<Utc>, Error> 
 fn fill(directory: &Path, parts: &Parts<'_>, version: &Version) -> Result<BTreeMap<String, Digest>, Error> {
     let mut digests = BTreeMap::new();
     let version = format!("{version}\n");
-    for (name, bytes) in [(VERSION, version.as_bytes()), (parts.library.as_str(), parts.library_bytes)] {
+    let made = [(VERSION, version.as_bytes()), (parts.library.as_str(), parts.library_bytes)];
+    let schema = parts.schema.map(|text| (SCHEMA, text.as_bytes()));
+    for (name, bytes) in made.into_iter().chain(schema) {
         put(directory, name, bytes)?;
         digests.insert(name.to_owned(), digest::of_bytes(bytes));
     }
@@ -225,6 +233,20 @@ fn place(directory: &Path, name: &str) -> Result<PathBuf, Error> {
 fn put(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
     let path = place(directory, name)?;
     std::fs::write(&path, bytes).map_err(|source| Error::Write { path, source })
+}
+
+/// Signs a release that was just written: its manifest, and with it all that the manifest pins.
+pub(crate) fn sign(built: &mut BuiltRelease, signer: &dyn Signer) -> Result<(), Error> {
+    let content = std::fs::read(&built.manifest_path)
+        .map_err(|source| Error::Read { path: built.manifest_path.clone(), source })?;
+    let comment = release_comment(&built.manifest.name, &built.manifest.version);
+    let signature = signer.sign(&content, &comment).map_err(|reason| RepositoryError::Sign { reason })?;
+    let mut path = built.manifest_path.clone().into_os_string();
+    path.push(".minisig");
+    let path = PathBuf::from(path);
+    replace(&path, &signature)?;
+    built.signature = Some(path);
+    Ok(())
 }
 
 fn replace(path: &Path, text: &str) -> Result<(), Error> {

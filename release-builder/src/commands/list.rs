@@ -46,8 +46,16 @@ fn built_at(release: &PublishedRelease) -> Option<DateTime<Utc>> {
     release.manifest.as_ref().map(|manifest| manifest.built_at).or_else(|| release.version.built_at())
 }
 
-fn channels(release: &PublishedRelease) -> Vec<&'static str> {
-    if release.current { vec!["VERSION"] } else { Vec::new() }
+/// What names it, and what is to be known of it.
+fn marks(release: &PublishedRelease) -> String {
+    let mut marks = release.channels.clone();
+    if release.signed {
+        marks.push("signed".into());
+    }
+    if release.yanked.is_some() {
+        marks.push("withdrawn".into());
+    }
+    marks.join(" ")
 }
 
 fn to_row(release: &PublishedRelease, now: DateTime<Utc>) -> Vec<String> {
@@ -59,7 +67,7 @@ fn to_row(release: &PublishedRelease, now: DateTime<Utc>) -> Vec<String> {
             if git.dirty { format!("{digits}-dirty") } else { digits.into() }
         }),
     };
-    vec![release.version.to_string(), ui::size(release.size), age, commit, channels(release).join(" ")]
+    vec![release.version.to_string(), ui::size(release.size), age, commit, marks(release)]
 }
 
 fn to_json(release: &PublishedRelease) -> serde_json::Value {
@@ -71,6 +79,8 @@ fn to_json(release: &PublishedRelease) -> serde_json::Value {
         "commit": git.map(|git| &git.commit),
         "dirty": git.map(|git| git.dirty),
         "manifest": release.manifest.is_some(),
-        "channels": channels(release),
+        "channels": release.channels,
+        "signed": release.signed,
+        "yanked": release.yanked,
     })
 }

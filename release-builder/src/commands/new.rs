@@ -23,11 +23,10 @@ pub(super) struct Args {
 }
 
 /// Each file's path in the application, and its text.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 6] = [
     ("Cargo.toml", include_str!("../../template/Cargo.toml.in")),
     ("README.md", include_str!("../../template/README.md.in")),
     (".gitignore", include_str!("../../template/gitignore.in")),
-    ("conf/schema.toml", include_str!("../../template/conf/schema.toml.in")),
     ("node/relmgr.toml", include_str!("../../template/node/relmgr.toml.in")),
     ("packages/.gitignore", include_str!("../../template/packages/gitignore.in")),
     ("src/lib.rs", include_str!("../../template/src/lib.rs.in")),

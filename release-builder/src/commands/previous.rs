@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use relmgr_model::Version;
 use relmgr_model::manifest::{Digest, Manifest};
-use relmgr_store::repository::Repository;
+use relmgr_store::repository::{Fetch, Pointer, Repository};
 use relmgr_store::{atomic, digest, package};
 use serde_json::json;
 
@@ -48,14 +48,32 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 }
 
 async fn fetch(repository: &Repository, channel: &str, out: &Path) -> Result<(Version, PathBuf), Error> {
-    let version = repository.channel(channel).await?;
+    let (version, pinned) = match repository.channel(channel).await? {
+        Pointer::Plain(version) => (version, None),
+        Pointer::Signed { document, .. } => (document.version, Some(document.manifest_sha256)),
+    };
+    let directory = fetch_version(repository, &version, pinned.as_deref(), out).await?;
+    Ok((version, directory))
+}
+
+/// Fetches and unpacks `version` below `out`; answers its directory. `pinned` is the SHA-256 of its manifest where a
+/// channel names it.
+///
+/// # Errors
+/// It is not there, or damaged.
+pub(super) async fn fetch_version(
+    repository: &Repository,
+    version: &Version,
+    pinned: Option<&str>,
+    out: &Path,
+) -> Result<PathBuf, Error> {
     let no_manifest = || Error::NoManifest { version: version.clone(), url: repository.url().into() };
-    let manifest = repository.manifest(&version).await?.ok_or_else(no_manifest)?;
+    let manifest = repository.manifest(version, pinned).await?.ok_or_else(no_manifest)?.manifest;
     let digest = manifest.package.as_ref().ok_or_else(no_manifest)?;
     let directory = out.join(version.to_string());
     if is_there(&directory, &manifest) {
         ui::status("Fresh", directory.display());
-        return Ok((version, directory));
+        return Ok(directory);
     }
     let failed = |source| Error::Write { path: directory.clone(), source };
     // What is left of it is of no use.
@@ -65,14 +83,18 @@ async fn fetch(repository: &Repository, channel: &str, out: &Path) -> Result<(Ve
     }
     let temporary = tempfile::Builder::new().prefix(atomic::TEMPORARY).tempdir_in(out).map_err(failed)?;
     let fetched = temporary.path().join("package.tar.gz");
-    repository.fetch_package(&version, Some(digest), digest.size, &fetched, |_, _| {}).await?;
+    let bar = ui::Bar::new("Fetching", digest.size);
+    let fetch = Fetch { version, expected: Some(digest), into: &fetched, progress: bar.progress() };
+    let result = repository.fetch_package(fetch).await;
+    bar.finish();
+    result?;
     package::unpack(&fetched, temporary.path(), &directory, &manifest).map_err(|source| Error::Fetched {
         version: version.clone(),
         directory: directory.clone(),
         source: Box::new(source),
     })?;
     ui::status("Fetched", format!("{} {version} from {}", manifest.name, repository.url()));
-    Ok((version, directory))
+    Ok(directory)
 }
 
 /// Whether the release lies unpacked and whole in `directory`.

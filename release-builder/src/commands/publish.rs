@@ -2,23 +2,25 @@
 
 use std::path::PathBuf;
 
-use relmgr_store::repository::BuiltRelease;
+use relmgr_store::repository::{BuiltRelease, Publisher};
 use serde_json::json;
 
-use super::{RepositoryArgs, block_on};
+use super::{ChannelArgs, RepositoryArgs, block_on};
 use crate::error::Error;
+use crate::key::KeyArgs;
 use crate::ui;
 
 /// Publish the release that was built last
 ///
-/// The package and its manifest go to the repository first, the pointer VERSION last, so that no node ever follows
-/// it to something missing. A published version is never overwritten. To publish the same again is fine: what a
-/// broken publish left out is completed.
+/// The package, its manifest and its signature go to the repository first, the channel and its shadow VERSION last, so
+/// that no node ever follows them to something missing. A published version is never overwritten. To publish the same
+/// again is fine: what a broken publish left out is completed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   cargo relmgr publish --repository file:///srv/packages
-  RELMGR_REPOSITORY=file:///srv/packages cargo relmgr publish
+  RELMGR_REPOSITORY=s3://example-app-packages/hello cargo relmgr publish --key relmgr.key
+  cargo relmgr publish --channel staging
   cargo relmgr publish --no-channel        nodes get it by name only: relmgr upgrade 2026.1120.192733")]
 pub(super) struct Args {
     /// What `cargo relmgr release` wrote
@@ -26,9 +28,25 @@ pub(super) struct Args {
     directory: PathBuf,
     #[command(flatten)]
     repository: RepositoryArgs,
-    /// Leave VERSION and latest.tar.gz as they are
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// The channel that names the release afterwards (default: the default one, whose shadow is the file VERSION)
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true,
+        conflicts_with = "no_channel"
+    )]
+    channel: String,
+    /// Leave every channel, VERSION and latest.tar.gz as they are
     #[arg(long)]
     no_channel: bool,
+    /// Make no delta from the release that the channel names now
+    #[arg(long)]
+    no_delta: bool,
+    #[command(flatten)]
+    document: ChannelArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,9 +56,24 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let repository = args.repository.open()?;
     let release = BuiltRelease::read(&args.directory)?;
+    repository.check_signature(&release)?;
+    let keys = args.keys.read()?;
     let (name, size) =
         (&release.manifest.name, release.manifest.package.as_ref().map_or(0, |digest| digest.size));
-    let published = block_on(async { Ok(repository.publish(&release, !args.no_channel).await?) })?;
+    let bar = ui::Bar::new("Uploading", size);
+    let publisher = Publisher {
+        release: keys.release(),
+        channel: keys.channel(),
+        to: (!args.no_channel).then_some(&args.channel),
+        lifetime: args.document.lifetime()?,
+        delta: !args.no_delta,
+        min_version: args.document.min_version.clone(),
+        progress: bar.progress(),
+        ..Publisher::default()
+    };
+    let published = block_on(async { Ok(repository.publish(&release, &publisher).await?) });
+    bar.finish();
+    let published = published?;
 
     let (version, url) = (&published.version, repository.url());
     match published.package_written {
@@ -49,16 +82,35 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
             ui::status("Unchanged", format!("{name} {version} is in {url} already, with the same content"))
         }
     }
-    match published.channel_set {
-        true => ui::status("Pointed", format!("VERSION to {version}")),
-        false => ui::status("Left", "VERSION as it was"),
+    if let Some(fault) = &published.delta_fault {
+        ui::warning(format!("no delta was made, nodes fetch the package: {fault}"));
+    }
+    for (from, delta) in &published.deltas {
+        let part = *delta as f64 / size.max(1) as f64 * 100.0;
+        ui::status("Delta", format!("from {from}: {}, {part:.1} % of the package", ui::size(*delta)));
+    }
+    if published.signed {
+        ui::status("Signed", "its manifest");
+    }
+    let channel = if args.channel.is_empty() { "VERSION" } else { &args.channel };
+    match (published.channel_set, &published.document) {
+        (true, Some(document)) => ui::status(
+            "Pointed",
+            format!("{channel} to {version}, signed, serial {}, until {}", document.serial, document.expires),
+        ),
+        (true, None) => ui::status("Pointed", format!("{channel} to {version}")),
+        (false, _) => ui::status("Left", "VERSION as it was"),
     }
     match args.json {
         true => ui::print_json(&json!({
             "version": version,
             "repository": url,
             "package_written": published.package_written,
+            "deltas": published.deltas,
+            "signed": published.signed,
+            "channel": args.channel,
             "channel_set": published.channel_set,
+            "document": published.document,
         })),
         false => Ok(()),
     }

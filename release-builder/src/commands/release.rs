@@ -6,14 +6,14 @@ use relmgr_model::Version;
 use relmgr_store::repository::BuiltRelease;
 use serde_json::json;
 
-use crate::build::cargo_config::CargoConfig;
-use crate::build::compile::{CargoOptions, Compiler};
+use crate::build::compile::CargoOptions;
 use crate::build::elf::{self, ElfError, Facts};
 use crate::build::output::{self, Parts};
-use crate::build::project::{self, Project, Selection};
-use crate::build::toolchain::Toolchain;
-use crate::build::{allocator, assets, git};
+use crate::build::prepared::Prepared;
+use crate::build::project::{Project, Selection};
+use crate::build::{allocator, assets, git, schema};
 use crate::error::Error;
+use crate::key::KeyArgs;
 use crate::ui;
 
 /// Build a release of the package in this directory into `target/relmgr/`
@@ -23,8 +23,8 @@ use crate::ui;
 /// repository. The same source gives the same library, byte for byte, wherever it is checked out.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A release holds the library, conf/schema.toml where the package has one, and
-everything in its priv/ directory. More in Cargo.toml, all of it optional:
+A release holds the library, the schema of its settings (which the library gives,
+or conf/schema.toml beside Cargo.toml), and everything in its priv/ directory. More in Cargo.toml, all of it optional:
 
   [package.metadata.relmgr]
   name = \"hello\"                    # by default the package's name
@@ -49,6 +49,12 @@ pub(super) struct Args {
     /// The release's version, a SemVer (default: the UTC time, such as 2026.1120.192733)
     #[arg(long, value_name = "V")]
     version: Option<Version>,
+    /// The secret key that signs the release (or RELMGR_KEY, RELMGR_KEY_PASSWORD); `publish --key` does it as well
+    #[arg(long, value_name = "FILE", env = "RELMGR_KEY_FILE")]
+    key: Option<PathBuf>,
+    /// Do not load the library to ask for its schema: conf/schema.toml is all there is
+    #[arg(long)]
+    no_describe: bool,
     /// Remove what was built before from the output directory
     #[arg(long)]
     clean: bool,
@@ -61,53 +67,56 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    // 1. The package. Its own directory decides on the toolchain, wherever the developer stands.
-    let start = Toolchain::new(project::directory_of(args.manifest_path.as_deref())?);
-    let triple = args.cargo.triple(&CargoConfig::read(start.directory())?, &start.rustc()?)?;
+    // A password is asked for before the long part.
+    let keys = KeyArgs { key: args.key.clone(), channel_key: None }.read()?;
+    // 1. The package.
     let selection = Selection { manifest_path: args.manifest_path.clone(), package: args.package.clone() };
-    let project = Project::find(&selection, &args.cargo, &triple)?;
-    let toolchain = Toolchain::new(&project.directory);
-    let (config, rustc) = (CargoConfig::read(toolchain.directory())?, toolchain.rustc()?);
+    let prepared = Prepared::new(&selection, &args.cargo)?;
+    let Prepared { project, rustc, triple, .. } = &prepared;
 
     // 2. What would be packed is looked at before the long part.
     let files = assets::collect(&project.directory, &project.settings.assets)?;
-    let compiler = Compiler {
-        project: &project,
-        options: &args.cargo,
-        toolchain: &toolchain,
-        config: &config,
-        rustc: &rustc,
-        triple: &triple,
-    };
+    let compiler = prepared.compiler(&args.cargo);
     let library_path = compiler.compile()?;
 
     // 3. The library, in a copy of our own: cargo's stays as cargo made it.
     let mut library_bytes = read(&library_path)?;
     let mut facts =
-        elf::read(&library_bytes, &triple).map_err(|source| library_error(&library_path, source))?;
+        elf::read(&library_bytes, triple).map_err(|source| library_error(&library_path, source))?;
     let cleared = facts.clear_nodelete(&mut library_bytes);
     if cleared {
         ui::status("Cleared", "the library's NODELETE flag, with which it could never be unloaded");
     }
-    let warnings = warnings(&project, &facts);
+    let mut warnings = warnings(project, &facts);
+
+    // 4. Its settings.
+    let schema = match args.no_describe {
+        true => schema::written(project)?,
+        false => schema::find(project, &library_path, facts.abi, triple)?,
+    };
+    warnings.extend(schema.warning.clone());
     warnings.iter().for_each(ui::warning);
 
-    // 4. The release.
+    // 5. The release.
     let target_directory = compiler.target_directory()?;
     let out =
         std::path::absolute(&args.out).map_err(|source| Error::Read { path: args.out.clone(), source })?;
     let file_name = library_path.file_name().unwrap_or_default().to_string_lossy();
     let parts = Parts {
-        project: &project,
-        rustc: &rustc,
-        triple: &triple,
+        project,
+        rustc,
+        triple,
         git: git::read(&project.directory, &[&target_directory, &out]),
         facts: &facts,
         library: format!("lib/{file_name}"),
         library_bytes: &library_bytes,
+        schema: schema.derived.as_deref(),
         files: &files,
     };
-    let built = output::write(&out, &parts, args.version.clone())?;
+    let mut built = output::write(&out, &parts, args.version.clone())?;
+    if let Some(signer) = keys.release() {
+        output::sign(&mut built, signer)?;
+    }
     if args.clean {
         for version in output::clean(&out, &built.manifest.version)? {
             ui::status("Removed", format!("{version} from {}", args.out.display()));
@@ -188,6 +197,7 @@ fn show(args: &Args, built: &BuiltRelease, cleared: bool, warnings: &[String]) -
         "version": manifest.version,
         "package": built.package,
         "manifest": built.manifest_path,
+        "signature": built.signature,
         "size": manifest.package.as_ref().map(|digest| digest.size),
         "sha256": manifest.package.as_ref().map(|digest| &digest.sha256),
         "target": manifest.target,

@@ -13,8 +13,30 @@ fn help_is_what_it_was() {
         succeeds(command)
     };
     insta::assert_snapshot!("help", help(&["--help"]));
-    for name in ["new", "release", "publish", "list", "previous", "version", "completion"] {
+    let names = [
+        "new",
+        "release",
+        "publish",
+        "promote",
+        "list",
+        "previous",
+        "verify",
+        "yank",
+        "gc",
+        "channel",
+        "keygen",
+        "version",
+        "completion",
+    ];
+    for name in names {
         insta::assert_snapshot!(format!("help_{name}"), help(&[name, "--help"]));
+    }
+    for name in ["show", "renew"] {
+        insta::assert_snapshot!(format!("help_channel_{name}"), help(&["channel", name, "--help"]));
+    }
+    insta::assert_snapshot!("help_conf", help(&["conf", "--help"]));
+    for name in ["check", "new", "diff", "schema"] {
+        insta::assert_snapshot!(format!("help_conf_{name}"), help(&["conf", name, "--help"]));
     }
 }
 

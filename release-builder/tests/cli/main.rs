@@ -5,9 +5,12 @@
     reason = "a test fails by its panic; clippy sees only #[test] functions as tests"
 )]
 
+mod conf;
+mod derived;
 mod fixture;
 mod help;
 mod new;
 mod publish;
 mod refusals;
 mod release;
+mod signed;

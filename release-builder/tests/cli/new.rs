@@ -53,6 +53,7 @@ fn a_new_application_compiles_and_is_released_and_published() {
         assert!(!library.contains(place.to_str().unwrap()), "the library names {}", place.display());
     }
     assert_eq!(manifest.probes[0].path, "/health");
+    crate::derived::what_the_settings_type_says_is_what_travels(&hello, &target);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use super::operation::{self, Waiting};
 use super::output::Format;
 
 /// Go back to the previous release, or to another installed one, while serving
+///
+/// During a probation this is `relmgr rollback`. A release that has been permanent here before is committed at once.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The version, which must be installed; default: the release that served before

@@ -69,6 +69,16 @@ impl CommandError {
         self
     }
 
+    /// Whether it is that no node runs there.
+    pub fn is_not_running(&self) -> bool {
+        self.kind == Kind::NotRunning
+    }
+
+    /// What failed.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The same with advice.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

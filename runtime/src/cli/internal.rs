@@ -16,6 +16,15 @@ pub struct HostArgs {}
 /// Try a release (started by the supervisor)
 #[derive(Debug, clap::Args)]
 pub struct PreflightArgs {
+    /// Processor time that it may use
+    #[arg(long, default_value_t = 30)]
+    cpu_seconds: u64,
+    /// Memory that it may write to; 0: no limit
+    #[arg(long, default_value_t = 0)]
+    memory_bytes: u64,
+    /// Files that it may hold open
+    #[arg(long, default_value_t = 256)]
+    files: u64,
     /// The release's library
     library: PathBuf,
 }
@@ -41,6 +50,13 @@ pub(super) fn host(HostArgs {}: HostArgs) -> ExitCode {
 }
 
 pub(super) fn preflight(args: PreflightArgs) -> ExitCode {
+    let confined = host::preflight::confine(args.cpu_seconds, args.memory_bytes, args.files);
     super::init_log();
-    host::preflight::run(args.library)
+    match confined {
+        Ok(()) => host::preflight::run(args.library),
+        Err(error) => {
+            tracing::error!(%error, "the trial cannot be confined");
+            ExitCode::FAILURE
+        }
+    }
 }

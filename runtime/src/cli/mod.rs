@@ -13,7 +13,9 @@ pub mod operation;
 pub mod output;
 
 mod check;
+mod commit;
 mod completion;
+mod conf;
 mod downgrade;
 mod fetch;
 mod history;
@@ -21,8 +23,10 @@ mod internal;
 mod ping;
 mod prune;
 mod releases;
+mod reload;
 mod remove;
 mod restart;
+mod rollback;
 mod run;
 mod status;
 mod stop;
@@ -63,6 +67,8 @@ enum Command {
     Run(run::Args),
     Upgrade(upgrade::Args),
     Downgrade(downgrade::Args),
+    Commit(commit::Args),
+    Rollback(rollback::Args),
     Check(check::Args),
     Fetch(fetch::Args),
     Remove(remove::Args),
@@ -71,6 +77,8 @@ enum Command {
     Releases(releases::Args),
     History(history::Args),
     Ping(ping::Args),
+    Reload(reload::Args),
+    Conf(conf::Args),
     Restart(restart::Args),
     Stop(stop::Args),
     Version(version::Args),
@@ -96,6 +104,8 @@ pub fn main() -> ExitCode {
         Command::History(args) => history::main(args, &home),
         Command::Upgrade(args) => wait(upgrade::main(args, &home)),
         Command::Downgrade(args) => wait(downgrade::main(args, &home)),
+        Command::Commit(args) => wait(commit::main(args, &home)),
+        Command::Rollback(args) => wait(rollback::main(args, &home)),
         Command::Check(args) => wait(check::main(args, &home)),
         Command::Fetch(args) => wait(fetch::main(args, &home)),
         Command::Remove(args) => wait(remove::main(args, &home)),
@@ -103,6 +113,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => wait(status::main(args, &home)),
         Command::Releases(args) => wait(releases::main(args, &home)),
         Command::Ping(args) => wait(ping::main(args, &home)),
+        Command::Reload(args) => wait(reload::main(args, &home)),
+        Command::Conf(args) => wait(conf::main(args, &home)),
         Command::Restart(args) => wait(restart::main(args, &home)),
         Command::Stop(args) => wait(stop::main(args, &home)),
         Command::Version(args) => wait(version::main(args, &home)),

@@ -2,8 +2,10 @@
 
 use clap::Args;
 use relmgr_model::Version;
+use relmgr_model::conf::ConfReport;
 use relmgr_model::control::{Kind, Operation, OperationRequest, Outcome, Progress};
 use relmgr_model::home::Home;
+use relmgr_model::plan::Step;
 
 use super::client::{Client, Lines};
 use super::error::{self, CommandError};
@@ -95,17 +97,39 @@ fn success(operation: &Operation) -> String {
     match operation.kind {
         Kind::Upgrade | Kind::Downgrade if already => format!("{to} serves already"),
         Kind::Upgrade | Kind::Downgrade => {
-            // Not `sum`, which is -0.0 of nothing.
-            let ms = operation.steps.iter().fold(0.0, |sum, step| sum + step.ms);
-            format!("{to} serves, after {}", output::millis(ms))
+            // Not `sum`, which is -0.0 of nothing. It serves from the swap on; what comes after it is on probation.
+            let until_it_serves = operation.steps.iter().take_while(|step| step.step != Step::Probation);
+            let took = output::millis(until_it_serves.fold(0.0, |sum, step| sum + step.ms));
+            match &operation.verdict {
+                Some(verdict) => format!("{to} serves, after {took}, and is permanent: {verdict}"),
+                None => format!("{to} serves, after {took}"),
+            }
         }
         Kind::Check if already => format!("{to} serves already"),
         Kind::Check => format!("{to} can be upgraded to"),
         Kind::Fetch if already => format!("{to} is installed already"),
         Kind::Fetch => format!("{to} is installed"),
         Kind::Restart => format!("{to} serves in a new host process"),
+        Kind::Reload => reloaded(&operation.conf),
+        Kind::Commit if already => format!("{to} is permanent already"),
+        Kind::Commit => format!("{to} is permanent"),
+        Kind::Rollback => format!("{to} serves again"),
         Kind::Remove | Kind::Prune => removed(&operation.removed),
     }
+}
+
+/// What a reload came to; one that was refused is an error.
+fn reloaded(conf: &ConfReport) -> String {
+    let waiting = "waiting for `relmgr restart` or the next upgrade";
+    let lines = [
+        ("changed", &conf.changed),
+        ("new", &conf.new),
+        ("removed", &conf.removed),
+        (waiting, &conf.pending),
+    ];
+    let lines = lines.iter().filter(|(_, keys)| !keys.is_empty());
+    let lines: Vec<_> = lines.map(|(what, keys)| format!("{what}: {}", keys.join(", "))).collect();
+    if lines.is_empty() { "nothing is different from what runs".into() } else { lines.join("\n") }
 }
 
 fn removed(versions: &[Version]) -> String {
@@ -121,9 +145,21 @@ mod tests {
     use super::*;
 
     fn operation(kind: Kind, outcome: Outcome) -> Operation {
-        let (error, hint) = (None, None);
+        let (error, hint, verdict) = (None, None, None);
         let to = Some("1.2.3".parse().unwrap());
-        Operation { kind, from: None, to, outcome, error, hint, steps: vec![], removed: vec![] }
+        let conf = ConfReport::default();
+        Operation {
+            kind,
+            from: None,
+            to,
+            outcome,
+            error,
+            hint,
+            verdict,
+            steps: vec![],
+            removed: vec![],
+            conf,
+        }
     }
 
     #[test]
@@ -133,6 +169,20 @@ mod tests {
         assert_eq!(words(Kind::Downgrade, Outcome::Done), "1.2.3 serves, after 0 µs");
         assert_eq!(words(Kind::Fetch, Outcome::Done), "1.2.3 is installed");
         assert_eq!(words(Kind::Prune, Outcome::Done), "nothing to remove");
+    }
+
+    #[test]
+    fn a_reload_says_what_changed_and_what_waits() {
+        let keys = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let mut reload = operation(Kind::Reload, Outcome::Done);
+        assert_eq!(success(&reload), "nothing is different from what runs");
+        reload.conf.changed = keys(&["Repo.pool_size", "logger.level"]);
+        reload.conf.pending = keys(&["Endpoint.url.port"]);
+        assert_eq!(
+            success(&reload),
+            "changed: Repo.pool_size, logger.level\n\
+             waiting for `relmgr restart` or the next upgrade: Endpoint.url.port"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use relmgr_model::Version;
+use relmgr_model::conf::{Notice, NoticeKind};
 use relmgr_model::control::Progress;
 use relmgr_model::plan::Step;
 use serde::Serialize;
@@ -31,6 +32,12 @@ pub fn print(text: &str) -> Result<(), CommandError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Says something beside the result, to stderr.
+pub fn note(text: &str) {
+    // It only decorates: a closed stderr stops nothing.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Writes `value` to stdout as one line of JSON.
@@ -158,7 +165,15 @@ impl Steps {
                     self.line(line.trim_end());
                 }
             }
+            Progress::Probation { version, ends_at } => self.line(&format!(
+                "  {version} serves, on probation until {} (`relmgr commit`, `relmgr rollback`)",
+                ends_at.format("%H:%M:%S UTC")
+            )),
             Progress::Warning { text } => self.line(&format!("warning: {text}")),
+            Progress::Notice(Notice { what: NoticeKind::Outdated, text, .. }) => {
+                self.line(&format!("warning: {text}"));
+            }
+            Progress::Notice(Notice { text, .. }) => self.line(&format!("  {:<11} {text}", "conf")),
             Progress::Done(operation) => {
                 self.clear();
                 if let Some(step) = self.running.take().filter(|_| operation.error.is_some()) {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
+use relmgr_model::conf::ConfStatus;
 use relmgr_model::control::{GenerationStatus, NodeStatus, Operation, Phase};
 use relmgr_model::home::Home;
 
@@ -50,6 +51,21 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
     if let Some(ends) = status.probation_ends_at {
         line("probation", &format!("until {}", ends.format("%Y-%m-%d %H:%M:%S UTC")));
     }
+    if let Some(channel) = &status.channel {
+        let expires = channel.expires.format("%Y-%m-%d %H:%M:%S UTC");
+        match channel.expired {
+            true => line(
+                "channel",
+                &format!(
+                    "{} EXPIRED at {expires}: no upgrade starts from it; `cargo relmgr channel renew`",
+                    channel.name
+                ),
+            ),
+            false => {
+                line("channel", &format!("{}, serial {}, until {expires}", channel.name, channel.serial))
+            }
+        }
+    }
     line("listeners", &status.listeners.join(", "));
     line("supervisor", &format!("{} since {}", status.supervisor_pid, moment(status.started_at, now)));
     let host = status.host_pid.map_or_else(|| "none at the moment".into(), |pid| pid.to_string());
@@ -58,11 +74,30 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
         1 => line("host", &format!("{host}, started again once after it died")),
         times => line("host", &format!("{host}, started again {times} times after it died")),
     }
+    if let Some(conf) = &status.conf {
+        conf_lines(conf, now, &mut line);
+    }
     if let Some(operation) = &status.last_operation {
         line("last", &last(operation));
     }
     text.push_str(&generations(&status.generations));
     text
+}
+
+/// The configuration: what is in force, what waits, what is wrong.
+fn conf_lines(conf: &ConfStatus, now: DateTime<Utc>, line: &mut impl FnMut(&str, &str)) {
+    let hash = conf.hash.get(..12).unwrap_or(&conf.hash);
+    line("conf", &format!("{hash} since {}", moment(conf.loaded_at, now)));
+    if !conf.pending.is_empty() {
+        line("", &format!("waiting for `relmgr restart` or an upgrade: {}", conf.pending.join(", ")));
+    }
+    if let Some(reason) = &conf.unwatched {
+        line("", &format!("not watched ({reason}): `relmgr reload` applies changes"));
+    }
+    if let Some(error) = &conf.error {
+        let text = error.text.replace('\n', "\n              ");
+        line("", &format!("refused {}: {text}", moment(error.at, now)));
+    }
 }
 
 fn phase(phase: Phase) -> &'static str {
@@ -84,7 +119,7 @@ fn last(operation: &Operation) -> String {
         _ => {}
     }
     _ = write!(words, ": {}", outcome(operation.outcome));
-    if let Some(error) = error {
+    if let Some(error) = error.as_ref().or(operation.verdict.as_ref()) {
         _ = write!(words, ": {}", error.replace('\n', "\n              "));
     }
     words
@@ -115,7 +150,8 @@ fn generations(generations: &[GenerationStatus]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use relmgr_model::control::{CurrentRelease, GenerationState, Kind, Outcome, PrevRelease};
+    use relmgr_model::conf::{ConfError, ConfReport};
+    use relmgr_model::control::{ChannelStatus, CurrentRelease, GenerationState, Kind, Outcome, PrevRelease};
 
     #[test]
     fn the_node_at_a_glance() {
@@ -167,8 +203,30 @@ mod tests {
                 outcome: Outcome::Done,
                 error: None,
                 hint: None,
+                verdict: None,
                 steps: vec![],
                 removed: vec![],
+                conf: ConfReport::default(),
+            }),
+            channel: Some(ChannelStatus {
+                name: "default".into(),
+                serial: 1_795_188_000,
+                expires: at("2026-11-20T18:00:00Z"),
+                expired: true,
+            }),
+            conf: Some(ConfStatus {
+                hash: "5a2c".repeat(16),
+                loaded_at: at("2026-11-20T19:55:00Z"),
+                pending: vec!["Endpoint.url.port".into(), "Repo.hostname".into()],
+                error: Some(ConfError {
+                    at: at("2026-11-20T19:58:00Z"),
+                    text: "the configuration does not fit 2026.1120.192733:\napp.conf:3:1: no.such: is not a key \
+                           of this release"
+                        .into(),
+                }),
+                unwatched: None,
+                reloads: 3,
+                refused: 1,
             }),
         };
         insta::assert_snapshot!(text(&status, at("2026-11-20T20:00:00Z")));

@@ -11,7 +11,8 @@ use super::output::Format;
 /// Go to a newer release while serving
 ///
 /// Fetches the release, checks it, tries it in a throw-away process, starts it beside the one that serves, and
-/// swaps when it is healthy. Whatever fails before the swap leaves the node as it was.
+/// swaps when it is healthy. Whatever fails before the swap leaves the node as it was. After it the release serves
+/// on probation: this waits for the outcome, which is exit code 3 when the release before it serves again.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The version; default: the one that the channel names
@@ -22,6 +23,9 @@ pub struct Args {
     /// Try a release that failed on this node before
     #[arg(long)]
     retry: bool,
+    /// Commit at once instead of watching the release first (upgrade.probation in relmgr.toml)
+    #[arg(long)]
+    no_probation: bool,
     /// Say which steps it would take, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -37,6 +41,7 @@ pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
         channel: args.channel,
         retry: args.retry,
         dry_run: args.dry_run,
+        no_probation: args.no_probation,
         ..OperationRequest::new(Kind::Upgrade)
     };
     if args.waiting.detach {

@@ -30,6 +30,13 @@ pub fn ask<T>(instance: &Instance, function: InstanceFunction<T>) -> FfiFuture<T
     unsafe { function(instance.data) }
 }
 
+/// Tells the application of changed settings; `None`: its library is of a contract that could not be told.
+pub fn conf_change(instance: &Instance, change: &[u8]) -> Option<FfiFuture<RResult<bool, RString>>> {
+    let function = instance.functions.conf_change()?;
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data, change.into()) })
+}
+
 /// Answers a request.
 pub fn call(instance: &Instance, head: RequestHead<'_>, body: ROption<FfiBody>) -> FfiFuture<Response> {
     // SAFETY: as in `ask`.
@@ -53,10 +60,10 @@ pub fn destroy(instance: Instance, patience: Duration) {
 ///
 /// # Errors
 /// Its words, or those of its panic.
-pub async fn told(mut future: FfiFuture<RResult<(), RString>>) -> Result<(), Fault> {
+pub async fn told<T>(mut future: FfiFuture<RResult<T, RString>>) -> Result<T, Fault> {
     poll_fn(|cx| match future.poll(cx.waker()) {
         FfiPoll::Pending => Poll::Pending,
-        FfiPoll::Ready(RResult::ROk(())) => Poll::Ready(Ok(())),
+        FfiPoll::Ready(RResult::ROk(value)) => Poll::Ready(Ok(value)),
         // Copies: the words lie in the library.
         FfiPoll::Ready(RResult::RErr(words)) => Poll::Ready(Err(Fault(words.as_str().to_owned()))),
         FfiPoll::Panicked(words) => Poll::Ready(Err(Fault(format!("it panicked: {words}")))),

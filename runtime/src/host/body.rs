@@ -14,21 +14,20 @@ use relmgr_abi::fields;
 use tokio::sync::futures::OwnedNotified;
 
 use super::connection::Turn;
-use super::generation::{Generation, HeldWaker, RequestGuard};
-use super::loader::library::Library;
+use super::generation::{Generation, HeldWaker, Mapping, RequestGuard};
 
 /// A request's body, which the library reads.
 pub struct RequestSource {
     body: Incoming,
     /// Bytes that may still come.
     left: u64,
-    library: Arc<Library>,
+    mapping: Arc<Mapping>,
 }
 
 impl RequestSource {
     /// Lets the library read `limit` bytes of `body` at most.
-    pub fn new(body: Incoming, limit: u64, library: Arc<Library>) -> Self {
-        Self { body, left: limit, library }
+    pub fn new(body: Incoming, limit: u64, mapping: Arc<Mapping>) -> Self {
+        Self { body, left: limit, mapping }
     }
 }
 
@@ -36,7 +35,7 @@ impl BodySource for RequestSource {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> FfiFrame {
         let this = &mut *self;
         // hyper may keep the waker beyond this body's life, so it has to hold the mapping.
-        let waker = HeldWaker::wrap(cx.waker(), &this.library);
+        let waker = HeldWaker::wrap(cx.waker(), &this.mapping);
         let polled = Pin::new(&mut this.body).poll_frame(&mut Context::from_waker(&waker));
         match polled {
             Poll::Pending => FfiFrame::Pending,
@@ -90,13 +89,13 @@ pin_project! {
 /// Bytes of the library, with the mapping that they need; the bytes go first.
 pub struct HeldBytes {
     bytes: FfiBytes,
-    _library: Arc<Library>,
+    _mapping: Arc<Mapping>,
 }
 
 impl HeldBytes {
-    /// `bytes` came from `library`.
-    pub fn wrap(bytes: FfiBytes, library: &Arc<Library>) -> Bytes {
-        Bytes::from_owner(Self { bytes, _library: library.clone() })
+    /// `bytes` came from the library of `mapping`.
+    pub fn wrap(bytes: FfiBytes, mapping: &Arc<Mapping>) -> Bytes {
+        Bytes::from_owner(Self { bytes, _mapping: mapping.clone() })
     }
 }
 
@@ -129,7 +128,7 @@ impl Body for ResponseBody {
                         Poll::Pending
                     }
                     FfiFrame::Data(bytes) => {
-                        let bytes = HeldBytes::wrap(bytes, generation.library());
+                        let bytes = HeldBytes::wrap(bytes, generation.mapping());
                         Poll::Ready(Some(Ok(Frame::data(bytes))))
                     }
                     FfiFrame::Trailers(bytes) => {
@@ -139,6 +138,7 @@ impl Body for ResponseBody {
                     }
                     FfiFrame::End => Poll::Ready(None),
                     FfiFrame::Failed(words) => {
+                        generation.facts.measures.failed();
                         Poll::Ready(Some(Err(BodyError::Application(words.as_str().to_owned()))))
                     }
                 }

@@ -83,15 +83,18 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             host.health(generation, &probes, Duration::from_millis(deadline_ms)).await
         }
         Command::Swap { generation } => host.swap(generation).await,
+        Command::SwapBack { generation } => host.swap_back(generation).await,
         Command::Accept => {
             host.accept();
             Ok(Answer::Done)
         }
         Command::Commit { generation } => host.commit(generation),
+        Command::ConfChange(change) => host.conf_change(change).await,
         Command::Retire { generation, drain_ms } => {
             host.retire(generation, Duration::from_millis(drain_ms)).await
         }
         Command::Generations => Ok(Answer::Generations { generations: host.generations() }),
+        Command::Pulse => Ok(host.pulse()),
         Command::Init(_) | Command::Stop { .. } => {
             Err(HostError { message: "the host has been initialised already".into() })
         }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use hyper_util::rt::TokioExecutor;
 use relmgr_abi::head::ConnectionFacts;
 use relmgr_model::settings::Limits;
@@ -15,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::{Connection, Connections, Order, Socket};
-use super::generation::Generation;
+use super::generation::Current;
 use super::service::Service;
 
 /// How a client that knows that the server speaks HTTP/2 begins (RFC 9113, 3.4); no HTTP/1 method is `PRI`.
@@ -31,7 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// The HTTP front.
 pub struct Front {
     /// What answers requests.
-    pub current: ArcSwapOption<Generation>,
+    pub current: Current,
     /// The path that the host answers itself.
     pub version_path: String,
     /// What a client may take up.
@@ -47,7 +46,7 @@ impl Front {
     /// A front without a generation: it answers 503.
     pub fn new(version_path: String, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
-            current: ArcSwapOption::empty(),
+            current: Current::empty(),
             version_path,
             permits: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
             limits,

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::{ArcSwapOption, Guard};
 use chrono::{DateTime, Utc};
-use relmgr_abi::abi_stable::std_types::{ROption, RResult};
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
 use relmgr_abi::head::{RequestHead, Response};
@@ -21,10 +22,13 @@ use relmgr_abi::root::{Instance, StartArgs};
 use relmgr_model::Version;
 use relmgr_model::control::{GenerationState, GenerationStatus};
 use relmgr_model::host::LoadRequest;
+use relmgr_model::probation::Sample;
 use tokio::sync::Notify;
 
 use super::app::{self, Fault};
 use super::loader::library::{Library, LoadError};
+use super::loader::vouched::{ExchangedError, Vouched};
+use super::measures::Measures;
 
 /// So many notifications share the requests of a generation, so that they do not share one lock.
 const PURGES: usize = 16;
@@ -33,6 +37,7 @@ const PURGES: usize = 16;
 pub struct Generation {
     instance: Instance,
     library: Arc<Library>,
+    mappings: [Arc<Mapping>; PLACES],
     /// What is said of it to people.
     pub facts: Arc<Facts>,
     purged: AtomicBool,
@@ -49,17 +54,16 @@ pub struct Facts {
     pub sha256: String,
     /// The library's build id, hexadecimal; empty: it has none.
     pub build_id: String,
-    /// Hash of the configuration that it was started with.
-    pub conf_hash: String,
     /// The release that served before it.
     pub prev: Option<Version>,
     /// Requests that it began to answer.
     pub begun: Counter,
     /// Requests that it answered to the end.
     pub ended: Counter,
-    /// Handlers that panicked.
-    pub panics: AtomicU64,
+    /// What probation looks at.
+    pub measures: Measures,
     permanent: AtomicBool,
+    conf_hash: std::sync::Mutex<String>,
     state: AtomicU8,
     since: std::sync::Mutex<DateTime<Utc>>,
     reasons: std::sync::Mutex<Vec<String>>,
@@ -86,6 +90,13 @@ thread_local! {
     };
 }
 
+/// A share of a library's mapping, for values that need it longer than the request that they came with. Each
+/// thread takes its own, so that their counts do not go back and forth between processors either.
+#[repr(align(128))]
+pub struct Mapping {
+    _library: Arc<Library>,
+}
+
 impl Counter {
     fn add(&self) {
         self.0[PLACE.with(|place| *place)].0.fetch_add(1, Ordering::Release);
@@ -97,9 +108,10 @@ impl Counter {
     }
 }
 
-const STATES: [GenerationState; 5] = [
+const STATES: [GenerationState; 6] = [
     GenerationState::Candidate,
     GenerationState::Current,
+    GenerationState::Idle,
     GenerationState::Draining,
     GenerationState::Retiring,
     GenerationState::Pinned,
@@ -133,6 +145,16 @@ impl Facts {
         self.permanent.load(Ordering::Acquire)
     }
 
+    /// Hash of the configuration that it runs with.
+    pub fn conf_hash(&self) -> String {
+        super::lock(&self.conf_hash).clone()
+    }
+
+    /// Says with which configuration it runs from now on.
+    pub fn set_conf_hash(&self, hash: String) {
+        *super::lock(&self.conf_hash) = hash;
+    }
+
     /// Since when it has been doing what it is doing.
     pub fn since(&self) -> DateTime<Utc> {
         *super::lock(&self.since)
@@ -145,6 +167,12 @@ impl Facts {
         self.begun.get().saturating_sub(ended)
     }
 
+    /// What clients have been answered.
+    pub fn sample(&self) -> Sample {
+        let probes = self.measures.probes.load(Ordering::Relaxed);
+        self.measures.sample(self.ended.get().saturating_sub(probes))
+    }
+
     /// What `status` says of it.
     pub fn status(&self) -> GenerationStatus {
         GenerationStatus {
@@ -153,7 +181,7 @@ impl Facts {
             state: self.state(),
             in_flight: self.in_flight(),
             requests: self.ended.get(),
-            panics: self.panics.load(Ordering::Relaxed),
+            panics: self.measures.panics.load(Ordering::Relaxed),
             threads: (self.threads)(),
             reasons: super::lock(&self.reasons).clone(),
         }
@@ -166,6 +194,9 @@ pub enum StartError {
     /// The library does not load.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The library is not the one that was verified.
+    #[error(transparent)]
+    Exchanged(#[from] ExchangedError),
     /// The application's start failed.
     #[error("its start failed: {0}")]
     Start(String),
@@ -184,7 +215,14 @@ impl Generation {
     /// # Errors
     /// [`LoadError`], and [`StartError::Start`] where no instance can be made.
     pub fn begin(id: u64, request: &LoadRequest) -> Result<Self, (StartError, Option<Library>)> {
+        // 1. What is opened is what was verified …
+        let vouched =
+            Vouched::check(&request.library, &request.sha256).map_err(|error| (error.into(), None))?;
         let library = Library::open(&request.library).map_err(|error| (error.into(), None))?;
+        // … and was so while it was opened.
+        if let Err(error) = vouched.still() {
+            return Err((error.into(), Some(library)));
+        }
         let root = match library.root() {
             Ok(root) => root,
             Err(error) => return Err((error.into(), Some(library))),
@@ -210,21 +248,24 @@ impl Generation {
             version: request.version.clone(),
             sha256: request.sha256.clone(),
             build_id: super::elf::build_id(&request.library).unwrap_or_default(),
-            conf_hash: request.conf_hash.clone(),
             prev: request.prev.clone(),
             begun: Counter::default(),
             ended: Counter::default(),
-            panics: AtomicU64::new(0),
+            measures: Measures::default(),
             permanent: AtomicBool::new(false),
+            conf_hash: std::sync::Mutex::new(request.conf_hash.clone()),
             state: AtomicU8::new(0),
             since: std::sync::Mutex::new(Utc::now()),
             reasons: std::sync::Mutex::new(Vec::new()),
             threads: Box::new(move || record.threads.load(Ordering::Acquire) as u64),
         };
         let purges = std::array::from_fn(|_| Arc::new(Notify::new()));
+        let library = Arc::new(library);
+        let mappings = std::array::from_fn(|_| Arc::new(Mapping { _library: library.clone() }));
         Ok(Self {
             instance,
-            library: Arc::new(library),
+            library,
+            mappings,
             facts: Arc::new(facts),
             purged: AtomicBool::new(false),
             purges,
@@ -260,6 +301,11 @@ impl Generation {
     /// Its words.
     pub async fn health(&self) -> Result<(), Fault> {
         app::told(app::ask(&self.instance, self.instance.functions.health())).await
+    }
+
+    /// Tells the application of changed settings; `None`: it cannot be told.
+    pub fn conf_change(&self, change: &[u8]) -> Option<FfiFuture<RResult<bool, RString>>> {
+        app::conf_change(&self.instance, change)
     }
 
     /// Answers a request.
@@ -303,39 +349,58 @@ impl Generation {
     }
 
     /// The mapping that values of the library need.
-    pub fn library(&self) -> &Arc<Library> {
-        &self.library
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mappings[PLACE.with(|place| *place)]
     }
 
     /// Ends the application's threads and frees the instance; what is left is to be unmapped. To be called from
     /// a thread that may block and that ends soon.
     pub fn destroy(self, patience: Duration) -> Arc<Library> {
-        app::destroy(self.instance, patience);
-        self.library
+        let Self { instance, library, mappings, .. } = self;
+        app::destroy(instance, patience);
+        drop(mappings);
+        library
     }
 }
+
+/// The generation that serves; `None`: none does.
+///
+/// What a request takes out is a debt in its thread's own list, not a count that every processor writes to. Who
+/// replaces the generation turns the debts of the old one into counts first (arc-swap's promise), so that an `Arc`
+/// of a generation that serves no longer is alone when nobody holds one.
+pub type Current = ArcSwapOption<Generation>;
 
 /// Holds a generation for one request, and counts it.
 pub struct RequestGuard {
-    generation: Arc<Generation>,
+    // Never `None`: those who make it look.
+    generation: Guard<Option<Arc<Generation>>>,
 }
 
 impl RequestGuard {
-    /// Counts a request in.
-    pub fn new(generation: Arc<Generation>) -> Self {
+    /// Counts in a request to a generation that may not be current.
+    pub fn of(generation: Arc<Generation>) -> Self {
         generation.facts.begun.add();
-        Self { generation }
+        Self { generation: Guard::from_inner(Some(generation)) }
+    }
+
+    /// Counts a request in; `None`: no generation serves.
+    pub fn new(generation: Guard<Option<Arc<Generation>>>) -> Option<Self> {
+        generation.as_ref()?.facts.begun.add();
+        Some(Self { generation })
     }
 
     /// What answers the request.
-    pub fn generation(&self) -> &Arc<Generation> {
-        &self.generation
+    pub fn generation(&self) -> &Generation {
+        match &*self.generation {
+            Some(generation) => generation,
+            None => unreachable!("a guard is made of a generation"),
+        }
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.generation.facts.ended.add();
+        self.generation().facts.ended.add();
     }
 }
 
@@ -357,8 +422,9 @@ impl<T> Held<T> {
             FfiPoll::Pending => Poll::Pending,
             FfiPoll::Ready(value) => Poll::Ready(Ok(value)),
             FfiPoll::Panicked(words) => {
-                self.guard.generation.facts.panics.fetch_add(1, Ordering::Relaxed);
-                Poll::Ready(Err(words.as_str().to_owned()))
+                let words = words.as_str().to_owned();
+                self.guard.generation().facts.measures.panicked(&words);
+                Poll::Ready(Err(words))
             }
         }
     }
@@ -379,13 +445,13 @@ impl<T> Held<T> {
 /// A waker that came from the library, with the mapping that it needs; the waker goes first.
 pub struct HeldWaker {
     waker: std::task::Waker,
-    _library: Arc<Library>,
+    _mapping: Arc<Mapping>,
 }
 
 impl HeldWaker {
-    /// A waker of the host's that wakes the library's `waker` and holds `library`.
-    pub fn wrap(waker: &std::task::Waker, library: &Arc<Library>) -> std::task::Waker {
-        Arc::new(Self { waker: waker.clone(), _library: library.clone() }).into()
+    /// A waker of the host's that wakes the library's `waker` and holds `mapping`.
+    pub fn wrap(waker: &std::task::Waker, mapping: &Arc<Mapping>) -> std::task::Waker {
+        Arc::new(Self { waker: waker.clone(), _mapping: mapping.clone() }).into()
     }
 }
 

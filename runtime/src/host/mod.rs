@@ -5,7 +5,7 @@
 //!   └─ Host  generations: load, health, swap, retire
 //! front      accepts, connections and their limits
 //!   └─ service   one atomic load, one call into the current generation
-//!        └─ generation, body   what holds what
+//!        └─ generation, body, measures   what holds what, what is counted
 //! loader     the room for unsafe: open, take over, unmap
 //! ```
 
@@ -13,11 +13,13 @@ pub mod app;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod body;
 pub mod channel;
+mod conf;
 pub mod connection;
 pub mod elf;
 pub mod front;
 pub mod generation;
 pub mod loader;
+pub mod measures;
 pub mod preflight;
 pub mod probe;
 pub mod retire;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use relmgr_model::control::{GenerationState, GenerationStatus};
 use relmgr_model::host::{Answer, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
+use relmgr_model::probation::Sample;
 use tokio::net::TcpListener;
 
 use front::Front;
@@ -126,9 +129,24 @@ impl Host {
         self.front.current.store(Some(generation.clone()));
         generation.resume();
         if let Some(previous) = &previous {
-            previous.facts.set_state(GenerationState::Draining);
+            // It may be called back, until it is told to retire.
+            previous.facts.set_state(GenerationState::Idle);
         }
         Ok(Answer::Swapped { previous: previous.map(|previous| previous.facts.id) })
+    }
+
+    /// Makes a generation current that was so before. Its children wait for the end of those that run, traffic
+    /// does not: what serves may answer nothing any more.
+    async fn swap_back(&self, id: u64) -> Result<Answer, HostError> {
+        let generation = self.live(id)?;
+        generation.facts.set_state(GenerationState::Current);
+        let given_up = self.front.current.swap(Some(generation.clone()));
+        if let Some(given_up) = given_up.filter(|given_up| given_up.facts.id != id) {
+            given_up.facts.set_state(GenerationState::Draining);
+            given_up.suspend().await;
+        }
+        generation.resume();
+        Ok(Answer::Done)
     }
 
     fn commit(&self, id: u64) -> Result<Answer, HostError> {
@@ -147,6 +165,19 @@ impl Host {
         let gone = move || drop(lock(&host.known).remove(&id));
         let Retired { cut, pinned } = retire(generation, drain, gone).await;
         Ok(Answer::Retired { cut, pinned })
+    }
+
+    /// The host works, and what its current generation has answered.
+    fn pulse(&self) -> Answer {
+        let current = self.front.current.load();
+        match current.as_ref() {
+            Some(current) => Answer::Pulse {
+                generation: Some(current.facts.id),
+                sample: current.facts.sample(),
+                first_panic: current.facts.measures.first_panic(),
+            },
+            None => Answer::Pulse { generation: None, sample: Sample::default(), first_panic: None },
+        }
     }
 
     fn generations(&self) -> Vec<GenerationStatus> {

@@ -1,5 +1,6 @@
 //! `relmgr preflight`: the trial of a release in a process that is thrown away.
 //!
+//! 0. Limit what this process may use, close what it may have inherited.
 //! 1. Read the file as ELF: what it is not is said in words that the dynamic linker does not have.
 //! 2. Open it: static initialisers run, missing libraries and symbols show.
 //! 3. Compare the fixed header and the fingerprint, as the host will.
@@ -20,6 +21,7 @@ use relmgr_model::manifest::AbiVersion;
 
 use super::app;
 use super::loader::library::Library;
+use super::loader::sys;
 
 /// What a release that passed says of itself: one line on stdout.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -48,6 +50,29 @@ pub fn run(path: PathBuf) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Limits what this process may use and touch, before a line of the release's code runs: processor time, memory that
+/// is written to, open files, no core. What the supervisor's parent left open is closed, and the process ends with
+/// the supervisor.
+///
+/// # Errors
+/// What the system says.
+pub fn confine(cpu_seconds: u64, memory_bytes: u64, files: u64) -> std::io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+    use nix::sys::signal::Signal;
+
+    sys::close_from(3);
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // A second more until SIGKILL, should SIGXCPU be caught.
+    setrlimit(Resource::RLIMIT_CPU, cpu_seconds, cpu_seconds.saturating_add(1))?;
+    if memory_bytes > 0 {
+        // Not the address space: threads and allocators reserve gigabytes of it that they never touch.
+        setrlimit(Resource::RLIMIT_DATA, memory_bytes, memory_bytes)?;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(())
 }
 
 fn examine(path: &Path) -> anyhow::Result<Passed> {

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use relmgr_abi::abi_stable::std_types::{ROption, RSlice, RStr};
@@ -46,7 +47,8 @@ fn begin(generation: &Arc<Generation>, path: &str) -> Held<Response> {
         connection: ConnectionFacts { peer: here.into(), local: here.into(), tls: false },
         request_id: 0,
     };
-    let guard = RequestGuard::new(generation.clone());
+    generation.facts.measures.probes.fetch_add(1, Ordering::Relaxed);
+    let guard = RequestGuard::of(generation.clone());
     let future = guard.generation().call(head, ROption::RNone);
     Held::new(future, guard)
 }

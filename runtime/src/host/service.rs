@@ -1,11 +1,12 @@
 //! From a request to the generation that answers it: one atomic load, one call.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
@@ -24,6 +25,7 @@ use super::body::{HeldBytes, RequestSource, ResponseBody, poll_purge};
 use super::connection::{Connection, Turn};
 use super::front::Front;
 use super::generation::{Generation, Held, RequestGuard};
+use super::measures::Measures;
 
 /// Requests with more fields take one allocation: browsers send about 20.
 const USUAL_FIELDS: usize = 32;
@@ -34,13 +36,13 @@ pub struct Service {
     connection: Arc<Connection>,
     facts: ConnectionFacts,
     /// The number of the next request: the connection's in the upper bits.
-    next_id: AtomicU64,
+    next_id: Cell<u64>,
 }
 
 impl Service {
     /// `number` is the connection's, from 1.
     pub fn new(front: Arc<Front>, connection: Arc<Connection>, facts: ConnectionFacts, number: u64) -> Self {
-        Self { front, connection, facts, next_id: AtomicU64::new(number << 24) }
+        Self { front, connection, facts, next_id: Cell::new(number << 24) }
     }
 }
 
@@ -51,24 +53,29 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         let turn = Turn::begin(&self.connection);
-        let Some(generation) = self.front.current.load_full() else {
+        let current = self.front.current.load();
+        let Some(generation) = current.as_deref() else {
             return Answer::ready(no_release(turn));
         };
         if request.uri().path() == self.front.version_path {
-            return Answer::ready(version(&generation, &request, turn));
+            return Answer::ready(version(generation, &request, turn));
         }
         let limit = self.front.limits.body_bytes;
         if request.body().size_hint().lower() > limit {
             let text = format!("the body is larger than {limit} bytes\n");
             return Answer::ready(plain(StatusCode::PAYLOAD_TOO_LARGE, text, turn));
         }
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        dispatch(generation, request, &self.facts, id, limit, turn)
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        match RequestGuard::new(current) {
+            Some(guard) => dispatch(guard, request, &self.facts, id, limit, turn),
+            None => Answer::ready(no_release(turn)),
+        }
     }
 }
 
 fn dispatch(
-    generation: Arc<Generation>,
+    guard: RequestGuard,
     request: Request<Incoming>,
     facts: &ConnectionFacts,
     id: u64,
@@ -98,11 +105,12 @@ fn dispatch(
         connection: *facts,
         request_id: id,
     };
+    let generation = guard.generation();
     let body = (!body.is_end_stream())
-        .then(|| FfiBody::new(RequestSource::new(body, limit, generation.library().clone())));
-    let guard = RequestGuard::new(generation);
-    let future = guard.generation().call(ffi_head, body.into());
-    Answer::Waiting { held: Some(Held::new(future, guard)), purge: None, id, turn: Some(turn) }
+        .then(|| FfiBody::new(RequestSource::new(body, limit, generation.mapping().clone())));
+    let future = generation.call(ffi_head, body.into());
+    let (held, begun) = (Some(Held::new(future, guard)), Measures::begin(id));
+    Answer::Waiting { held, begun, purge: None, id, turn: Some(turn) }
 }
 
 pin_project! {
@@ -112,7 +120,7 @@ pin_project! {
         /// By the host itself.
         Ready { response: Option<Response<ResponseBody>> },
         /// By a generation.
-        Waiting { held: Option<Held<FfiResponse>>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
+        Waiting { held: Option<Held<FfiResponse>>, begun: Option<Instant>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
     }
 }
 
@@ -131,7 +139,7 @@ impl Future for Answer {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,
             },
-            AnswerView::Waiting { held, purge, id, turn } => {
+            AnswerView::Waiting { held, begun, purge, id, turn } => {
                 let Some(running) = held.as_mut() else { return Poll::Pending };
                 let polled = running.poll(cx);
                 if polled.is_pending() && !poll_purge(purge, running.guard().generation(), *id, cx) {
@@ -139,10 +147,15 @@ impl Future for Answer {
                 }
                 let (Some(over), Some(turn)) = (held.take(), turn.take()) else { return Poll::Pending };
                 let guard = over.into_guard();
+                let measures = &guard.generation().facts.measures;
+                if let Some(begun) = begun {
+                    measures.answered(*begun);
+                }
                 Poll::Ready(Ok(match polled {
                     Poll::Ready(Ok(response)) => answer(response, guard, *id, turn),
                     // The panic hook in the library has logged it.
                     Poll::Ready(Err(_)) => {
+                        measures.failed();
                         plain(StatusCode::INTERNAL_SERVER_ERROR, "the handler panicked\n".into(), turn)
                     }
                     Poll::Pending => purged(turn),
@@ -161,13 +174,17 @@ fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Re
     let head = fields::read(bytes, response.fields as usize);
     let status = StatusCode::from_u16(response.status);
     let (Ok(headers), Ok(status)) = (head, status) else {
+        guard.generation().facts.measures.failed();
         let text = "the application's response is no HTTP\n".to_owned();
         return plain(StatusCode::INTERNAL_SERVER_ERROR, text, turn);
     };
+    if status.is_server_error() {
+        guard.generation().facts.measures.failed();
+    }
     let body = match (response.body.into_option(), response.whole.into_option()) {
         (Some(body), _) => ResponseBody::Stream { body, purge: None, id, guard, turn },
         (None, Some(held)) => {
-            let bytes = Some(HeldBytes::wrap(held, guard.generation().library()));
+            let bytes = Some(HeldBytes::wrap(held, guard.generation().mapping()));
             ResponseBody::Whole { bytes, guard: Some(guard), turn }
         }
         (None, None) => ResponseBody::Whole { bytes: Some(whole), guard: Some(guard), turn },
@@ -218,7 +235,7 @@ fn version(generation: &Generation, request: &Request<Incoming>, turn: Turn) -> 
         "version": facts.version,
         "build_id": facts.build_id,
         "sha256": facts.sha256,
-        "conf": facts.conf_hash,
+        "conf": facts.conf_hash(),
         "status": if facts.is_permanent() { "permanent" } else { "current" },
         "since": facts.since(),
         "prev": facts.prev,

@@ -19,7 +19,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use super::handler;
+use super::conf;
+use super::handler::{self, OperationError};
 use super::node::{End, Node};
 
 /// A request for an operation takes a few hundred bytes.
@@ -76,6 +77,8 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Respo
         (&Method::GET, "/v1/ping") => json(StatusCode::OK, &node.pong()),
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &node.status().await),
         (&Method::GET, "/v1/releases") => json(StatusCode::OK, &node.releases()),
+        (&Method::GET, "/v1/conf/effective") => told(conf::effective(node, request.uri().query()).await),
+        (&Method::GET, "/v1/conf/diff") => told(conf::differences(node).await),
         (&Method::POST, "/v1/operations") => match read_request(request).await {
             Ok(request) => operate(node, request, uid),
             Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
@@ -87,8 +90,9 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Respo
         }
         (method, path) => {
             let error = format!("there is no {method} {path}");
-            let hint = Some("GET /v1/ping, /v1/status, /v1/releases; POST /v1/operations, /v1/stop".into());
-            json(StatusCode::NOT_FOUND, &Fault { error, hint })
+            let known = "GET /v1/ping, /v1/status, /v1/releases, /v1/conf/effective, /v1/conf/diff; \
+                         POST /v1/operations, /v1/stop";
+            json(StatusCode::NOT_FOUND, &Fault { error, hint: Some(known.into()) })
         }
     }
 }
@@ -115,6 +119,14 @@ fn operate(node: &Arc<Node>, request: OperationRequest, uid: u32) -> Response<Bo
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(lines)));
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/x-ndjson"));
     response
+}
+
+/// What was asked for, or why there is none.
+fn told<T: Serialize>(result: Result<T, OperationError>) -> Response<Body> {
+    match result {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(error) => json(StatusCode::UNPROCESSABLE_ENTITY, &Fault { error: error.describe(), hint: None }),
+    }
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -21,6 +21,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::last_words::LastWords;
 use super::lock;
 
 /// The executable that runs, whatever lies at its path today.
@@ -40,10 +41,26 @@ pub enum CallError {
     Died(String),
 }
 
+impl CallError {
+    /// The same without the secrets of `effective`, which an application may repeat in its words.
+    #[must_use]
+    pub fn redacted(self, effective: &relmgr_conf::Effective) -> Self {
+        match self {
+            Self::Refused(HostError { message }) => {
+                Self::Refused(HostError { message: effective.redact(&message) })
+            }
+            died => died,
+        }
+    }
+}
+
 /// A host process that could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("the host process cannot be started")]
 pub struct SpawnError(#[from] std::io::Error);
+
+/// Bytes that a dead process left in its pipe are read in microseconds.
+const WORDS_PATIENCE: Duration = Duration::from_millis(200);
 
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, HostError>>>>>;
 
@@ -57,7 +74,13 @@ pub struct HostProcess {
     pending: Pending,
     ended: watch::Receiver<Option<String>>,
     stopping: AtomicBool,
+    on_probation: AtomicBool,
+    blame: Blame,
+    words: LastWords,
 }
+
+/// Why the supervisor killed it.
+type Blame = Arc<OnceLock<String>>;
 
 impl HostProcess {
     /// Starts a host with copies of the listening sockets; it does not accept yet.
@@ -74,7 +97,12 @@ impl HostProcess {
         let numbers = std::iter::once(CHANNEL_FD).chain(FIRST_LISTENER_FD..);
         let mappings = sockets.zip(numbers).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
         command.fd_mappings(mappings.collect()).map_err(std::io::Error::other)?;
-        let child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
+        let mut child =
+            tokio::process::Command::from(command).stderr(Stdio::piped()).kill_on_drop(false).spawn()?;
+        let (words, heard) = match child.stderr.take() {
+            Some(stderr) => LastWords::listen(stderr.into_owned_fd()?)?,
+            None => LastWords::none(),
+        };
 
         let (reader, writer) = UnixStream::from_std(ours)?.into_split();
         let (outbox, commands) = mpsc::unbounded_channel();
@@ -87,10 +115,13 @@ impl HostProcess {
             pending: pending.clone(),
             ended,
             stopping: AtomicBool::new(false),
+            on_probation: AtomicBool::new(false),
+            blame: Blame::default(),
+            words,
         });
         tokio::spawn(write_commands(writer, commands));
         tokio::spawn(read_replies(reader, pending.clone()));
-        tokio::spawn(watch_child(child, pending, died));
+        tokio::spawn(watch_child(child, heard, process.blame.clone(), pending, died));
         Ok(process)
     }
 
@@ -108,16 +139,18 @@ impl HostProcess {
     /// [`CallError`].
     pub async fn call(&self, command: Command) -> Result<Answer, CallError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let died = |how: String, doing| CallError::Died(format!("{how}{doing}"));
+        let doing = doing(&command);
         let (sender, answer) = oneshot::channel();
         lock(&self.pending).insert(id, sender);
         // Looked at after the place in the queue is taken: a death in between is seen by one of the two.
         if let Some(how) = self.ended() {
-            return Err(CallError::Died(how));
+            return Err(died(how, doing));
         }
         let _ = self.outbox.send(Envelope { id, command });
         match answer.await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(CallError::Died(self.wait().await)),
+            Err(_) => Err(died(self.wait().await, doing)),
         }
     }
 
@@ -152,6 +185,28 @@ impl HostProcess {
             self.kill();
             self.wait().await;
         }
+    }
+
+    /// The last lines that it wrote to stderr.
+    pub fn last_words(&self) -> Vec<String> {
+        self.words.lines()
+    }
+
+    /// Says whether a release on probation serves in it, which is then to blame for its death.
+    pub fn set_on_probation(&self, on_probation: bool) {
+        self.on_probation.store(on_probation, Ordering::Release);
+    }
+
+    /// Whether a release on probation served in it last.
+    pub fn is_on_probation(&self) -> bool {
+        self.on_probation.load(Ordering::Acquire)
+    }
+
+    /// Kills the process, which is told as the cause of its death.
+    pub fn kill_for(&self, why: String) {
+        // The first cause counts.
+        let _ = self.blame.set(why);
+        self.kill();
     }
 
     /// Kills the process.
@@ -198,11 +253,20 @@ async fn read_replies(reader: OwnedReadHalf, pending: Pending) {
     }
 }
 
-async fn watch_child(mut child: Child, pending: Pending, died: watch::Sender<Option<String>>) {
+async fn watch_child(
+    mut child: Child,
+    heard: oneshot::Receiver<()>,
+    blame: Blame,
+    pending: Pending,
+    died: watch::Sender<Option<String>>,
+) {
     let how = match child.wait().await {
         Ok(status) => describe(status),
         Err(error) => error.to_string(),
     };
+    // What it wrote is complete when the pipe is closed; a process that it started may keep it open.
+    let _ = tokio::time::timeout(WORDS_PATIENCE, heard).await;
+    let how = blame.get().map_or(how.clone(), |why| format!("{how}, since {why}"));
     died.send_replace(Some(how));
     // Drops the senders: everyone who waits for an answer looks at how it ended.
     lock(&pending).clear();
@@ -210,12 +274,24 @@ async fn watch_child(mut child: Child, pending: Pending, died: watch::Sender<Opt
 
 /// How a process ended, in words.
 pub fn describe(status: ExitStatus) -> String {
+    let dumped = if status.core_dumped() { ", core dumped" } else { "" };
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(number)) => match Signal::try_from(number) {
-            Ok(signal) => format!("signal {number} {signal}"),
-            Err(_) => format!("signal {number}"),
+            Ok(signal) => format!("signal {number} {signal}{dumped}"),
+            Err(_) => format!("signal {number}{dumped}"),
         },
         (None, None) => "neither exit code nor signal".into(),
+    }
+}
+
+/// What the host was doing when it died of it, for people.
+fn doing(command: &Command) -> &'static str {
+    match command {
+        Command::Load(_) => ", while starting it",
+        Command::Health { .. } => ", while its health was asked",
+        Command::Swap { .. } | Command::SwapBack { .. } => ", in the swap",
+        Command::Retire { .. } => ", while retiring it",
+        _ => "",
     }
 }

@@ -4,18 +4,25 @@
 //! ```text
 //! run            lock, settings, record, listeners; boot; until told to stop
 //!   ├─ boot      a host with the permanent release; again after a death, under the intensity
+//!   ├─ conf      app.conf while the node runs: watch, reload
 //!   ├─ control   the control socket
 //!   │    └─ handler   one operation at a time: plan, walk, history
-//!   └─ host_process, preflight   the two kinds of children
+//!   │         └─ probation   a release that serves and is watched
+//!   ├─ pulse     the host's heartbeat, and what it has answered lately
+//!   └─ host_process, preflight, hook   the three kinds of children
 //! ```
 
 mod boot;
+mod conf;
 mod control;
 mod handler;
+mod hook;
 mod host_process;
+mod last_words;
 mod listeners;
 mod node;
 mod preflight;
+mod pulse;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -25,12 +32,13 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use nix::fcntl::{Flock, FlockArg};
-use relmgr_model::control::Outcome;
 use relmgr_model::home::Home;
 use relmgr_model::record::{HistoryEntry, OperationRecord};
 use relmgr_model::settings::{Settings, SettingsError};
 use relmgr_store::journal::{self, JournalError};
-use relmgr_store::repository::{Repository, RepositoryError};
+use relmgr_store::repository::{Options, Repository, RepositoryError};
+use relmgr_store::signature::Trust;
+use relmgr_store::storage::S3Options;
 use relmgr_store::tree::{ReleaseTree, TreeError};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -96,6 +104,21 @@ pub enum RunError {
     GaveUp(String),
 }
 
+fn open_repository(settings: &Settings) -> Result<Repository, RepositoryError> {
+    let settings = &settings.repository;
+    let options = Options {
+        s3: S3Options {
+            endpoint_url: settings.endpoint_url.clone(),
+            region: settings.region.clone(),
+            path_style: settings.path_style,
+            credentials: None,
+        },
+        trust: Trust::new(&settings.trusted_keys, &settings.channel_keys)?,
+        timeout: settings.timeout,
+    };
+    Repository::open(&settings.url, options)
+}
+
 /// Runs the node at `home` until it is told to stop.
 ///
 /// # Errors
@@ -116,7 +139,7 @@ pub async fn run(home: Home) -> Result<(), RunError> {
         tracing::info!(address = %listener.address, "listening");
         listeners.push(listener);
     }
-    let repository = Repository::open(&settings.repository.url).map_err(RunError::Repository)?;
+    let repository = open_repository(&settings).map_err(RunError::Repository)?;
     let node = Node::new(home, settings, repository, record, listeners);
     let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
     let control = control::bind(&node.home.control_socket());
@@ -126,6 +149,7 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     handler::remember_last(&node)?;
     // 5. The permanent release.
     tokio::spawn(control::serve(node.clone(), control));
+    tokio::spawn(conf::watch(node.clone()));
     let mut end = node.end.subscribe();
     let booting = tokio::spawn({
         let node = node.clone();
@@ -136,7 +160,7 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     });
     tokio::select! {
         _ = end.wait_for(Option::is_some) => {}
-        name = signals.stop() => {
+        name = signals.stop(&node) => {
             tracing::info!("{name}: the node stops");
             node.end_for(End::Asked);
         }
@@ -199,13 +223,18 @@ impl Signals {
         Ok(Self { term, int, hup: signal(SignalKind::hangup())? })
     }
 
-    async fn stop(&mut self) -> &'static str {
+    /// Waits for one that ends the node; SIGHUP reloads the configuration.
+    async fn stop(&mut self, node: &Arc<Node>) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return "SIGTERM",
                 _ = self.int.recv() => return "SIGINT",
-                // A terminal that goes away must not take the node along.
-                _ = self.hup.recv() => tracing::info!("SIGHUP: nothing is reloaded"),
+                // What a terminal that goes away sends, too: it must not take the node along.
+                _ = self.hup.recv() => {
+                    tracing::info!("SIGHUP: the configuration is reloaded");
+                    let node = node.clone();
+                    tokio::spawn(async move { conf::reload_by_itself(&node, conf::Cause::Signal).await });
+                }
             }
         }
     }
@@ -250,27 +279,29 @@ fn take_lock(home: &Home) -> Result<Flock<File>, RunError> {
 /// An operation that was under way when the last supervisor ended is over: the node boots what was recorded, the
 /// release before it or the new one, and that is said.
 fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
-    let interrupted = node.with(|state| state.record.operation.clone());
-    let Some(OperationRecord { kind, from, to, started_at, uid }) = interrupted else { return Ok(()) };
-    let serves =
-        node.facts().permanent.map_or_else(|| "no release".to_owned(), |version| version.to_string());
-    tracing::warn!(kind = kind.name(), %to, "an operation was interrupted; the node boots {serves}");
+    let record = node.with(|state| state.record.clone());
+    let Some(operation) = &record.operation else { return Ok(()) };
+    let (outcome, error) = operation.resolve(&record);
+    let OperationRecord { kind, from, to, started_at, uid, .. } = operation.clone();
+    let words = error.as_deref().unwrap_or("it was committed");
+    tracing::warn!(kind = kind.name(), %to, "an operation was interrupted: {words}");
     let now = Utc::now();
     let ms = (now - started_at).num_milliseconds().max(0) as f64;
-    let error = Some(format!("the node ended in the middle of it and boots {serves}"));
-    journal::append_history(
-        &node.home,
-        &HistoryEntry {
-            at: now,
-            kind,
-            uid: Some(uid),
-            from,
-            to: Some(to),
-            outcome: Outcome::Interrupted,
-            error,
-            ms,
-            steps: vec![],
-        },
-    )?;
+    let (from, to) = (from, Some(to));
+    let entry = HistoryEntry {
+        at: now,
+        kind,
+        uid: Some(uid),
+        from,
+        to,
+        outcome,
+        error,
+        verdict: None,
+        last_words: vec![],
+        ms,
+        steps: vec![],
+    };
+    journal::append_history(&node.home, &entry)?;
+    hook::tell(node, entry);
     node.change_record(|record| record.operation = None)
 }

@@ -9,9 +9,10 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use relmgr_conf::Effective;
 use relmgr_model::Version;
+use relmgr_model::conf::{ConfError, ConfStatus};
 use relmgr_model::control::{
-    CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease, ReleaseList,
-    ReleaseStatus,
+    ChannelStatus, CurrentRelease, GenerationStatus, NodeStatus, Operation, Phase, Pong, PrevRelease,
+    ReleaseList, ReleaseStatus,
 };
 use relmgr_model::home::Home;
 use relmgr_model::host::{Answer, Command, HostStart};
@@ -25,9 +26,11 @@ use relmgr_store::repository::Repository;
 use relmgr_store::tree::ReleaseTree;
 use tokio::sync::watch;
 
+use super::handler::OnProbation;
 use super::host_process::{CallError, HostProcess, SpawnError};
 use super::listeners::Listener;
 use super::lock;
+use super::pulse::Lately;
 
 /// The target triple that relmgr itself was built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -51,6 +54,8 @@ pub struct Node {
     /// Held while a host is brought up with the permanent release, and while another release becomes that one:
     /// the two must not meet.
     pub pointers: tokio::sync::Mutex<()>,
+    /// Notified when another release serves, or the same one with other values: other files may belong to it.
+    pub rearm: tokio::sync::Notify,
     /// Set once, when the node is to end.
     pub end: watch::Sender<Option<End>>,
     started_at: DateTime<Utc>,
@@ -72,8 +77,18 @@ pub struct State {
     pub record: NodeRecord,
     /// The release that serves.
     pub current: Option<Serving>,
-    /// What the release that serves was started with.
+    /// What the release that serves runs with.
     pub in_force: Option<InForce>,
+    /// What became of reloads.
+    pub conf: Reloads,
+    /// What the release before it was started with, while that may come back.
+    pub in_force_before: Option<InForce>,
+    /// The release on probation.
+    pub probation: Option<OnProbation>,
+    /// What the current generation has answered lately.
+    pub lately: Lately,
+    /// Whether prev has taken the place of a permanent release that does not live: that happens once.
+    pub fallen_back: bool,
     /// The process that serves.
     pub host: Option<Arc<HostProcess>>,
     /// How often a host was started again after it died.
@@ -97,14 +112,42 @@ pub struct Serving {
     pub since: DateTime<Utc>,
 }
 
-/// A release and the configuration that it was started with. Secrets are in it: it never leaves the process but
-/// for the host.
+/// A release and the configuration that it runs with. Secrets are in it: it never leaves the process but for the
+/// host.
 #[derive(Debug, Clone)]
 pub struct InForce {
     /// The release.
     pub version: Version,
     /// Its configuration.
     pub effective: Effective,
+    /// Since when.
+    pub loaded_at: DateTime<Utc>,
+    /// Keys of which the files have other values, which wait for a restart.
+    pub pending: Vec<String>,
+    /// Why the files as they are now are not in force.
+    pub error: Option<ConfError>,
+}
+
+impl InForce {
+    /// What a release has just been started with.
+    pub fn new(version: Version, effective: Effective) -> Self {
+        Self { version, effective, loaded_at: Utc::now(), pending: vec![], error: None }
+    }
+}
+
+/// What became of reloads since the supervisor started.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// Those that changed something.
+    pub reloads: u64,
+    /// Those that were refused.
+    pub refused: u64,
+    /// What the last evaluation looked at.
+    pub reads: relmgr_conf::Reads,
+    /// Why changes of files go unseen.
+    pub unwatched: Option<String>,
+    /// What an application was told and did not take over.
+    pub refused_values: Option<(Version, Effective)>,
 }
 
 impl Node {
@@ -136,6 +179,11 @@ impl Node {
             record,
             current: None,
             in_force: None,
+            conf: Reloads::default(),
+            in_force_before: None,
+            probation: None,
+            lately: Lately::default(),
+            fallen_back: false,
             host: None,
             host_restarts: 0,
             deaths: VecDeque::new(),
@@ -152,6 +200,7 @@ impl Node {
             listeners,
             operations: tokio::sync::Mutex::new(()),
             pointers: tokio::sync::Mutex::new(()),
+            rearm: tokio::sync::Notify::new(),
             end: watch::Sender::new(None),
             started_at: Utc::now(),
             state: Mutex::new(state),
@@ -238,6 +287,7 @@ impl Node {
                 .iter()
                 .map(|(version, release)| (version.clone(), release.status.clone()))
                 .collect(),
+            probation: !self.settings.upgrade.probation.is_zero(),
         })
     }
 
@@ -248,6 +298,13 @@ impl Node {
             supervisor_pid: std::process::id(),
             relmgr: env!("CARGO_PKG_VERSION").into(),
         }
+    }
+
+    fn channel_status(&self, record: &NodeRecord) -> Option<ChannelStatus> {
+        let name = self.settings.repository.channel_name(None);
+        let seen = record.channels.get(name)?;
+        let (serial, expires) = (seen.serial, seen.expires);
+        Some(ChannelStatus { name: name.into(), serial, expires, expired: expires <= Utc::now() })
     }
 
     /// The answer to `status`.
@@ -271,12 +328,14 @@ impl Node {
                 started_at: self.started_at,
                 host_restarts: state.host_restarts,
                 current,
-                prev: state.record.prev.clone().map(|version| PrevRelease { version }),
+                prev: state.prev().map(|version| PrevRelease { version }),
                 permanent,
-                probation_ends_at: None,
+                probation_ends_at: state.probation.as_ref().map(|probation| probation.ends_at),
                 generations,
                 listeners: addresses.map(|address: SocketAddr| address.to_string()).collect(),
                 last_operation: state.last_operation.clone(),
+                conf: state.conf_status(),
+                channel: self.channel_status(&state.record),
             }
         })
     }
@@ -295,7 +354,7 @@ impl Node {
     pub fn releases(&self) -> ReleaseList {
         self.with(|state| {
             let serving = state.current.as_ref().map(|serving| &serving.version);
-            let record = &state.record;
+            let (record, prev) = (&state.record, state.prev());
             let releases = record.releases.iter().rev().map(|(version, release)| {
                 let is_current = serving == Some(version) && release.status != Status::Permanent;
                 let reason = match &release.status {
@@ -306,7 +365,7 @@ impl Node {
                     version: version.clone(),
                     status: if is_current { "current" } else { release.status.name() }.into(),
                     reason,
-                    prev: record.prev.as_ref() == Some(version),
+                    prev: prev.as_ref() == Some(version),
                     installed_at: release.installed_at,
                 }
             });
@@ -327,10 +386,34 @@ pub enum HostStartError {
 }
 
 impl State {
+    /// The configuration of the release that serves.
+    fn conf_status(&self) -> Option<ConfStatus> {
+        let serving = self.current.as_ref().map(|serving| &serving.version);
+        let in_force = self.in_force.as_ref().filter(|in_force| serving == Some(&in_force.version))?;
+        Some(ConfStatus {
+            hash: in_force.effective.hash(),
+            loaded_at: in_force.loaded_at,
+            pending: in_force.pending.clone(),
+            error: in_force.error.clone(),
+            unwatched: self.conf.unwatched.clone(),
+            reloads: self.conf.reloads,
+            refused: self.conf.refused,
+        })
+    }
+
+    /// The release that served before the one that serves.
+    fn prev(&self) -> Option<Version> {
+        match &self.probation {
+            Some(probation) => Some(probation.from.clone()),
+            None => self.record.prev.clone(),
+        }
+    }
+
     fn phase(&self) -> Phase {
         match (&self.host, &self.running) {
             _ if self.stopped => Phase::Stopped,
             (None, _) => Phase::Booting,
+            (Some(_), _) if self.probation.is_some() => Phase::Probation,
             (Some(_), Some(_)) => Phase::Upgrading,
             (Some(_), None) => Phase::Steady,
         }

@@ -1,16 +1,25 @@
-//! The trial of a release in a throw-away process.
+//! The trial of a release in a throw-away process, within limits of its own.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use relmgr_model::settings::Preflight;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
 
 use super::host_process::{SELF, describe};
 
 /// So much of what a trial says is kept: its last lines say why.
 const WORDS: usize = 4096;
+
+/// What a dead trial has said is read in microseconds, unless a process that left its group holds the pipe.
+const WORDS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How Rust's allocator says that there is no more memory.
+const NO_MEMORY: &str = "memory allocation of";
 
 /// A release that did not pass its trial.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +38,31 @@ pub enum PreflightError {
         /// Its last words.
         words: String,
     },
+    /// It used more than it may.
+    #[error("in preflight it used more than {limit} of {what} ({key} in relmgr.toml)")]
+    Limit {
+        /// `processor time` or `memory`.
+        what: &'static str,
+        /// How much it may use.
+        limit: String,
+        /// The setting.
+        key: &'static str,
+    },
     /// It took too long.
     #[error("preflight took longer than {} and was ended: its static initialisers or its check do not return", humantime::format_duration(*.0))]
     Deadline(Duration),
+}
+
+impl PreflightError {
+    /// The same without the secrets of `effective`, which an application may repeat in its words.
+    #[must_use]
+    pub fn redacted(self, effective: &relmgr_conf::Effective) -> Self {
+        match self {
+            Self::Refused(words) => Self::Refused(effective.redact(&words)),
+            Self::Crashed { how, words } => Self::Crashed { how, words: effective.redact(&words) },
+            other => other,
+        }
+    }
 }
 
 fn words_after(words: &str) -> String {
@@ -41,48 +72,88 @@ fn words_after(words: &str) -> String {
 /// Tries the library at `path` with `settings`.
 ///
 /// # Errors
-/// [`PreflightError`]; the process has ended in every case.
+/// [`PreflightError`]; the process and its whole group have ended in every case.
 pub async fn try_release(
     path: &Path,
     settings: &serde_json::Value,
+    limits: &Preflight,
     deadline: Duration,
 ) -> Result<(), PreflightError> {
-    let mut child = Command::new(SELF)
-        .arg0("relmgr")
-        .arg("preflight")
-        .arg(path)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A group of its own, so that whatever it starts ends with it.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(nix::unistd::Pid::from_raw);
-    let stdin = child.stdin.take();
+    let mut child = start(path, limits)?;
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let words = tokio::spawn(async move {
+        match stderr {
+            Some(stderr) => tail(stderr).await,
+            None => String::new(),
+        }
+    });
     let settings = settings.to_string();
     let run = async {
         if let Some(mut stdin) = stdin {
             // A process that died early closes its end; how it died is what counts.
             let _ = stdin.write_all(settings.as_bytes()).await;
         }
-        child.wait_with_output().await
+        child.wait().await
     };
-    let finished = tokio::time::timeout(deadline, run).await;
+    let ended = tokio::time::timeout(deadline, run).await;
     if let Some(group) = group {
-        // Children that outlive it; an error means that there are none.
-        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        // It and all that it started; an error means that there is nobody left.
+        let _ = killpg(group, Signal::SIGKILL);
     }
-    let output = finished.map_err(|_| PreflightError::Deadline(deadline))??;
-    let words = last_words(&output.stderr);
-    match output.status.code() {
+    let Ok(status) = ended else {
+        // Killed: this is over at once.
+        let _ = child.wait().await;
+        return Err(PreflightError::Deadline(deadline));
+    };
+    let words = tokio::time::timeout(WORDS_PATIENCE, words).await;
+    judge(status?, words.ok().and_then(Result::ok).unwrap_or_default(), limits)
+}
+
+fn start(path: &Path, limits: &Preflight) -> std::io::Result<Child> {
+    Command::new(SELF)
+        .arg0("relmgr")
+        .arg("preflight")
+        .args(["--cpu-seconds", &limits.cpu.as_secs().to_string()])
+        .args(["--memory-bytes", &limits.memory_bytes.to_string()])
+        .args(["--files", &limits.files.to_string()])
+        .arg(path)
+        // It is not the service that systemd waits for.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("LISTEN_FDS")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // A group of its own, so that whatever it starts ends with it.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+fn judge(status: ExitStatus, words: String, limits: &Preflight) -> Result<(), PreflightError> {
+    use std::os::unix::process::ExitStatusExt;
+
+    if status.signal() == Some(Signal::SIGXCPU as i32) {
+        let limit = humantime::format_duration(limits.cpu).to_string();
+        return Err(PreflightError::Limit { what: "processor time", limit, key: "preflight.cpu" });
+    }
+    match status.code() {
         Some(0) => Ok(()),
         Some(1) if !words.is_empty() => Err(PreflightError::Refused(words)),
-        _ => Err(PreflightError::Crashed { how: describe(output.status), words }),
+        None if limits.memory_bytes > 0 && words.contains(NO_MEMORY) => {
+            let limit = format!("{} bytes", limits.memory_bytes);
+            Err(PreflightError::Limit { what: "memory", limit, key: "preflight.memory_bytes" })
+        }
+        _ => Err(PreflightError::Crashed { how: describe(status), words }),
     }
 }
 
-fn last_words(stderr: &[u8]) -> String {
-    let tail = &stderr[stderr.len().saturating_sub(WORDS)..];
-    String::from_utf8_lossy(tail).trim().to_owned()
+/// Reads `from` to its end; its last [`WORDS`] bytes as text.
+async fn tail(mut from: impl AsyncRead + Unpin) -> String {
+    let (mut kept, mut buffer) = (vec![], [0; WORDS]);
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..count]);
+        kept.drain(..kept.len().saturating_sub(WORDS));
+    }
+    String::from_utf8_lossy(&kept).trim().to_owned()
 }

@@ -201,7 +201,8 @@ fn a_file_that_vanished_does_not_take_the_settings_with_it() {
     std::fs::remove_file(home.path("app.conf")).unwrap();
     let mut sources = home.sources.clone();
     sources.env.insert("DB_PASSWORD".into(), "x".into());
-    let faults = relmgr_conf::reload(&sources, &running).unwrap_err().to_string();
+    let faults =
+        relmgr_conf::reload(&sources, &running, &mut relmgr_conf::Reads::default()).unwrap_err().to_string();
     assert!(faults.contains("was there and has vanished; the running values stay"), "{faults}");
     // At a start it is as good as an empty one.
     assert!(relmgr_conf::effective(&sources).is_ok());

@@ -1,6 +1,6 @@
 //! Precedence, references, wildcards, and what the application gets.
 
-use relmgr_conf::{Changes, Key, Origin, Secret, reload};
+use relmgr_conf::{Changes, Key, Origin, Reads, Secret, reload};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -288,7 +288,7 @@ fn a_reload_says_what_changed_and_what_waits() {
     let home = Home::new(LAYERS, "a = 1\ne = 1, 2\n");
     let running = home.effective().unwrap();
     home.write("app.conf", "a = 2\nd = 1\nnot.set = x\n");
-    let (new, changes) = reload(&home.sources, &running).unwrap();
+    let (new, changes) = reload(&home.sources, &running, &mut Reads::default()).unwrap();
     let keys = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
     let expected = Changes {
         changed: keys(&["a", "d"]),
@@ -298,7 +298,81 @@ fn a_reload_says_what_changed_and_what_waits() {
     };
     assert_eq!(changes, expected);
     assert_ne!(new.hash(), running.hash());
-    assert!(reload(&home.sources, &new).unwrap().1.is_empty());
+    assert!(reload(&home.sources, &new, &mut Reads::default()).unwrap().1.is_empty());
+}
+
+const WAITING: &str = r#"
+[keys."title"]
+type = "string"
+[keys."port"]
+type = "integer"
+default = 80
+restart = true
+[keys."db.socket"]
+type = "string"
+restart = true
+[keys."db.pool"]
+type = "integer"
+default = 5
+[keys."queues.$name.size"]
+type = "integer"
+default = 10
+restart = true
+[keys."queues.$name.retry"]
+type = "integer"
+default = 3
+"#;
+
+#[test]
+fn what_waits_for_a_restart_stays_as_it_is() {
+    let home = Home::new(WAITING, "title = a\nqueues.mail.size = 5\n");
+    let running = home.effective().unwrap();
+    let applied = |text: &str| {
+        home.write("app.conf", text);
+        home.effective().unwrap().without_restart(&running).to_json()
+    };
+    let mail = json!({"size": 5, "retry": 3});
+    let before = json!({"title": "a", "port": 80, "db": {"pool": 5}, "queues": {"mail": mail}});
+    assert_eq!(applied("title = a\nport = 81\nqueues.mail.size = 6\n"), before);
+    // A key beside one that waits applies, a group that comes or goes waits as a whole.
+    let mixed = "title = b\nport = 81\ndb.socket = x\ndb.pool = 6\nqueues.sms.retry = 1\n";
+    let expected = json!({"title": "b", "port": 80, "db": {"pool": 6}, "queues": {"mail": mail}});
+    assert_eq!(applied(mixed), expected);
+    let retried = json!({"size": 5, "retry": 9});
+    let expected = json!({"title": "a", "port": 80, "db": {"pool": 5}, "queues": {"mail": retried}});
+    assert_eq!(applied("title = a\nqueues.mail.size = 7\nqueues.mail.retry = 9\n"), expected);
+    home.write("app.conf", "queues.mail.size = 7\n");
+    let desired = home.effective().unwrap();
+    let waits = desired.changes_since(&desired.without_restart(&running));
+    assert_eq!(waits.changed, ["queues.mail.size".parse::<Key>().unwrap()]);
+    assert!(waits.new.is_empty() && waits.removed.is_empty(), "{waits:?}");
+}
+
+#[test]
+fn what_was_looked_at_is_known_also_when_it_is_wrong() {
+    let home = Home::new(WAITING, "include conf.d/*.conf\ninclude more.conf\ntitle = file:/nowhere/title\n");
+    home.write("conf.d/a.conf", "port = x\n");
+    let mut reads = Reads::default();
+    let running = relmgr_conf::Effective::default();
+    assert!(reload(&home.sources, &running, &mut reads).is_err());
+    assert_eq!(reads.patterns, [home.path("conf.d/*.conf")]);
+    for path in
+        [home.path("app.conf"), home.path("conf.d/a.conf"), home.path("more.conf"), "/nowhere/title".into()]
+    {
+        assert!(reads.files.contains(&path), "{path:?} in {reads:?}");
+    }
+}
+
+#[test]
+fn a_directory_that_vanished_does_not_take_its_settings_with_it() {
+    let home = Home::empty(WAITING);
+    home.write("app.conf.d/a.conf", "title = a\n");
+    let running = home.effective().unwrap();
+    std::fs::remove_dir_all(home.path("app.conf.d")).unwrap();
+    let faults = reload(&home.sources, &running, &mut Reads::default()).unwrap_err().to_string();
+    assert!(faults.contains("app.conf.d: was there and has vanished"), "{faults}");
+    std::fs::create_dir(home.path("app.conf.d")).unwrap();
+    assert!(reload(&home.sources, &running, &mut Reads::default()).is_ok());
 }
 
 #[test]

@@ -2,9 +2,31 @@
 
 use relmgr_conf::{Schema, SchemaDiff};
 
+use crate::Home;
+
 #[track_caller]
 fn faults(text: &str) -> String {
     Schema::parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn a_key_of_another_release_is_ignored_with_a_warning() {
+    let mut home = Home::new("[keys.a]\ntype = \"integer\"\n", "a = 1\nb.c = hunter2\n");
+    assert!(home.faults().contains("b.c: is not a key of this release"));
+    let next = "[keys.\"b.c\"]\ntype = \"string\"\nsecret = true\n";
+    home.sources.others =
+        Some(relmgr_conf::Others::new(move || vec![("1.1.0".into(), Schema::parse(next).unwrap())]));
+    let effective = home.effective().unwrap();
+    assert_eq!(effective.to_json(), serde_json::json!({"a": 1}));
+    let warnings: String = effective.warnings().iter().map(ToString::to_string).collect();
+    assert!(warnings.contains("app.conf:2:1: b.c: is ignored: it is a key of 1.1.0"), "{warnings}");
+    assert!(!warnings.contains("hunter2"), "{warnings}");
+    home.write("app.conf", "b.d = 1\n");
+    assert!(home.faults().contains("b.d: is not a key of this release"));
+    // A release without settings.
+    home.sources.schema = None;
+    home.write("app.conf", "b.c = 1\n");
+    assert!(home.effective().is_ok());
 }
 
 #[test]
@@ -196,7 +218,7 @@ removed = "nobody used it"
 + added: true or false (or on, off, yes, no), true by default
 + needed: an integer; REQUIRED: set it before the upgrade
 + free: an integer, not set by default
-- gone: a mistake where it is still set
+- gone: remove it where it is set
 - removed: nobody used it; ignored where it is set
 ~ old is called new now; the old name is still read
 ~ kind: a text (was an integer)

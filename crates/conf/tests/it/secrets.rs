@@ -42,6 +42,15 @@ fn no_output_of_a_good_file_holds_it() {
 }
 
 #[test]
+fn words_of_others_are_rid_of_it() {
+    let home =
+        Home::new(SCHEMA, "Repo.password = 'hunter2\\t\"x'\nRepo.url = \"a://b\"\nRepo.pool_size = 5\n");
+    let effective = home.effective().unwrap();
+    let words = effective.redact("cannot log in with hunter2\\t\"x or \"hunter2\\\\t\\\"x\"; pool 5");
+    assert_eq!(words, "cannot log in with *** or \"***\"; pool 5");
+}
+
+#[test]
 fn the_public_hash_does_not_depend_on_it() {
     let hash = |text: &str| Home::new(SCHEMA, text).effective().unwrap().hash();
     assert_eq!(hash("Repo.password = aaaa"), hash("Repo.password = bbbb"));

@@ -1,4 +1,5 @@
-//! What `cargo relmgr release` leaves: `VERSION`, `<version>.tar.gz`, `<version>.toml`.
+//! What `cargo relmgr release` leaves: `VERSION`, `<version>.tar.gz`, `<version>.toml`, and where it was signed
+//! `<version>.toml.minisig`.
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,8 @@ pub struct BuiltRelease {
     pub package: PathBuf,
     /// The manifest's file.
     pub manifest_path: PathBuf,
+    /// Its signature's file, where it was signed when it was built.
+    pub signature: Option<PathBuf>,
 }
 
 impl BuiltRelease {
@@ -42,6 +45,8 @@ impl BuiltRelease {
         if manifest.package.as_ref() != Some(&found) {
             return Err(bad(&package, "its digest is not its manifest's".into()));
         }
-        Ok(Self { manifest, package, manifest_path })
+        let signature = directory.join(format!("{version}.toml.minisig"));
+        let signature = signature.is_file().then_some(signature);
+        Ok(Self { manifest, package, manifest_path, signature })
     }
 }

@@ -1,197 +1,80 @@
 //! Where releases are published and fetched from.
 //!
 //! ```text
-//! VERSION             the default channel: a version and a newline
-//! <version>.tar.gz    the package, immutable
-//! latest.tar.gz       the same bytes as VERSION's package
-//! <version>.toml      the manifest, immutable
+//! VERSION                             the default channel for people's scripts: a version and a newline
+//! <version>.tar.gz                    the package, immutable
+//! latest.tar.gz                       the same bytes as VERSION's package
+//! <version>.toml                      the manifest, immutable
+//! <version>.toml.minisig              its signature
+//! <version>.yanked                    withdrawn: the publisher's words
+//! <from>_<to>.delta                   what makes <to> of <from>; size and SHA-256 stand in <to>'s manifest
+//! channels/<name>.toml                a channel's document; the default channel's name is `default`
+//! channels/<name>.toml.minisig        its signature; with it a new document is in force
+//! channels/<name>/<serial>.toml       each document, immutable
 //! ```
 //!
-//! Written in the order package, manifest, `latest.tar.gz`, `VERSION`, so that no reader ever follows a pointer to
-//! something missing; a publish that dies half way is repeated and completes.
+//! Everything that comes from here is bounded before it is read, and believed after its signature or its digest was
+//! checked. [`publish`](Repository::publish) says in which order things are written.
 
 mod built;
-mod directory;
+mod channel;
+mod delta;
+mod error;
+mod fetch;
+mod keep;
+mod publish;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use relmgr_model::Version;
-use relmgr_model::manifest::{Digest, Manifest, ManifestError};
-use relmgr_model::version::ParseVersionError;
+use relmgr_model::channel::{self as channels, ChannelDocument};
+use relmgr_model::manifest::{self, Manifest};
 
 pub use built::BuiltRelease;
-use directory::Directory;
+pub use channel::{ChannelChange, ChannelHead};
+pub use error::RepositoryError;
+pub use fetch::{Fetch, VerifiedManifest};
+pub use keep::{Collected, Finding};
+pub use publish::{Published, Publisher};
 
-use crate::package::PackageError;
+use crate::signature::Trust;
+use crate::storage::{Object, S3Options, Storage, StorageError};
 
 /// A pointer is one version; this is room for a mistake, not for an attack.
 pub const POINTER_BYTES: u64 = 64 * 1024;
+
+/// The largest package that is fetched where no manifest beside it says a size.
+const PACKAGE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+
+/// A fetch as a whole may take so long where nothing else is said: 100 MB at 1 Mbit/s.
+pub const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Where releases are published and fetched from.
 #[derive(Debug, Clone)]
 pub struct Repository {
     url: String,
-    directory: Directory,
+    storage: Storage,
+    trust: Trust,
+    timeout: Duration,
 }
 
-/// A repository that does not give what it should, or does not take it.
-#[derive(Debug, thiserror::Error)]
-pub enum RepositoryError {
-    /// An URL of another kind.
-    #[error("`{url}` is no repository that this relmgr can use: it reads file:///directory")]
-    Url {
-        /// The URL.
-        url: String,
-    },
-    /// The directory is missing.
-    #[error("the repository {} does not exist: create it, or correct repository.url", path.display())]
-    Missing {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The system refused.
-    #[error("{} in the repository cannot be {what}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// `read` or `written`.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A local file cannot be written.
-    #[error("{} cannot be written", path.display())]
-    Local {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Nothing was published to the channel.
-    #[error("{channel} does not exist in {url}: publish a release with `cargo relmgr publish`")]
-    NoChannel {
-        /// The channel's file.
-        channel: String,
-        /// The repository.
-        url: String,
-    },
-    /// The pointer is no version.
-    #[error("{channel} in {url} names no version: publish or promote again")]
-    Pointer {
-        /// The channel's file.
-        channel: String,
-        /// The repository.
-        url: String,
-        /// Why.
-        #[source]
-        source: ParseVersionError,
-    },
-    /// The pointer is far too large.
-    #[error("{channel} in {url} is larger than {POINTER_BYTES} bytes: publish or promote again")]
-    PointerSize {
-        /// The channel's file.
-        channel: String,
-        /// The repository.
-        url: String,
-    },
-    /// No such release.
-    #[error("{version} is not in {url}: `cargo relmgr list` shows what is")]
-    NoRelease {
-        /// The version.
-        version: Version,
-        /// The repository.
-        url: String,
-    },
-    /// The manifest cannot be used.
-    #[error("the manifest of {version} in {url} cannot be used")]
-    Manifest {
-        /// The version.
-        version: Version,
-        /// The repository.
-        url: String,
-        /// Why.
-        #[source]
-        source: ManifestError,
-    },
-    /// The manifest is too large to be one.
-    #[error("the manifest of {version} in {url} is larger than a manifest can be")]
-    ManifestSize {
-        /// The version.
-        version: Version,
-        /// The repository.
-        url: String,
-    },
-    /// The package ends early.
-    #[error(
-        "the package of {version} has {found} bytes, its manifest says {expected}: it is cut short; publish it again"
-    )]
-    Truncated {
-        /// The version.
-        version: Version,
-        /// Bytes that came.
-        found: u64,
-        /// Bytes that were announced.
-        expected: u64,
-    },
-    /// The package goes on after its end.
-    #[error("the package of {version} is larger than the {limit} bytes that it may have: publish it again")]
-    Oversized {
-        /// The version.
-        version: Version,
-        /// What was announced, or the limit where nothing was.
-        limit: u64,
-    },
-    /// The package is another one.
-    #[error(
-        "the package of {version} is not the one that its manifest describes (SHA-256 differs): publish it again"
-    )]
-    Corrupted {
-        /// The version.
-        version: Version,
-    },
-    /// Published before with other content.
-    #[error(
-        "{version} was published before with other content, and a version is never overwritten: build a new one"
-    )]
-    Immutable {
-        /// The version.
-        version: Version,
-    },
-    /// The pointer has gone further.
-    #[error(
-        "{channel} names {found}, which is newer than {version}: the package is published, the pointer is left"
-    )]
-    PointerMoved {
-        /// The channel's file.
-        channel: String,
-        /// What it names.
-        found: Version,
-        /// What was to be published.
-        version: Version,
-    },
-    /// What was built cannot be used.
-    #[error("{} holds no built release: build one with `cargo relmgr release`", path.display())]
-    NoBuild {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// What was built contradicts itself.
-    #[error("{} is not what `cargo relmgr release` made: {reason}; build it again", path.display())]
-    BadBuild {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The package inside cannot be used.
-    #[error(transparent)]
-    Package(#[from] PackageError),
+/// How a repository is reached, and whom it is believed from.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// For `s3://`.
+    pub s3: S3Options,
+    /// Whose releases and channels are accepted; nobody: unsigned ones too, which is for the caller to allow.
+    pub trust: Trust,
+    /// A fetch as a whole may take so long.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { s3: S3Options::default(), trust: Trust::default(), timeout: TIMEOUT }
+    }
 }
 
 /// One release in a repository.
@@ -203,31 +86,49 @@ pub struct PublishedRelease {
     pub size: u64,
     /// Its manifest; `None`: published without one beside it, or it cannot be read.
     pub manifest: Option<Manifest>,
-    /// Whether `VERSION` names it.
-    pub current: bool,
+    /// Whether there is a signature; not whether it holds.
+    pub signed: bool,
+    /// The channels that name it: `VERSION`, or a document's name.
+    pub channels: Vec<String>,
+    /// When its package was written.
+    pub modified: Option<DateTime<Utc>>,
+    /// The publisher's words, where it was withdrawn.
+    pub yanked: Option<String>,
 }
 
-/// What a publish changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Published {
-    /// The release.
-    pub version: Version,
-    /// False: the same package was there already.
-    pub package_written: bool,
-    /// Whether the pointer was set (or named this version already).
-    pub channel_set: bool,
+/// What a channel says.
+#[derive(Debug, Clone)]
+pub enum Pointer {
+    /// The version in the file `VERSION`, or in a document that nobody signed.
+    Plain(Version),
+    /// A document whose signature was checked. Whether it is to be followed is for
+    /// [`relmgr_model::channel::judge`].
+    Signed {
+        /// The document.
+        document: Box<ChannelDocument>,
+        /// SHA-256 of its text.
+        sha256: String,
+        /// The key that signed it, as relmgr.toml writes it.
+        key: String,
+    },
 }
 
 impl Repository {
-    /// The repository at `url`.
+    /// The repository at `url`. No server is asked yet.
     ///
     /// # Errors
-    /// [`RepositoryError::Url`].
-    pub fn open(url: &str) -> Result<Self, RepositoryError> {
-        match url.strip_prefix("file://").filter(|path| path.starts_with('/')) {
-            Some(path) => Ok(Self { url: url.into(), directory: Directory::new(path, url) }),
-            None => Err(RepositoryError::Url { url: url.into() }),
+    /// [`RepositoryError::Url`], [`RepositoryError::Endpoint`].
+    pub fn open(url: &str, options: Options) -> Result<Self, RepositoryError> {
+        let Options { s3, trust, timeout } = options;
+        if s3.endpoint_url.as_deref().is_some_and(|endpoint| endpoint.contains('@')) {
+            return Err(RepositoryError::Endpoint);
         }
+        let storage = match (url.strip_prefix("file://"), url.strip_prefix("s3://")) {
+            (Some(path), _) if path.starts_with('/') => Storage::directory(path),
+            (_, Some(bucket)) if !bucket.is_empty() && !bucket.starts_with('/') => Storage::s3(s3, url),
+            _ => return Err(RepositoryError::Url { url: url.into() }),
+        };
+        Ok(Self { url: url.into(), storage, trust, timeout })
     }
 
     /// The repository's URL.
@@ -235,39 +136,52 @@ impl Repository {
         &self.url
     }
 
-    /// The version that the channel `name` names; `""` is the file `VERSION`.
+    /// Whose releases and channels are accepted.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// What the channel `name` says; `""` is the default one. Where keys are trusted that is its signed document and
+    /// nothing else.
     ///
     /// # Errors
     /// [`RepositoryError`].
-    pub async fn channel(&self, name: &str) -> Result<Version, RepositoryError> {
-        let name = name.to_owned();
-        self.run(move |directory| directory.channel(&name)).await
+    pub async fn channel(&self, name: &str) -> Result<Pointer, RepositoryError> {
+        if self.trust.is_empty() {
+            return Ok(Pointer::Plain(match name {
+                "" | channels::DEFAULT => self.version_file().await?,
+                name => self.unsigned_document(name).await?.version,
+            }));
+        }
+        let name = if name.is_empty() { channels::DEFAULT } else { name };
+        let head = self.document(name, &self.trust.channel).await?;
+        Ok(Pointer::Signed {
+            document: Box::new(head.document),
+            sha256: head.sha256,
+            key: head.key.unwrap_or_default(),
+        })
     }
 
-    /// The manifest beside the package; `None`: there is a package and no manifest.
-    ///
-    /// # Errors
-    /// [`RepositoryError::NoRelease`] where there is no package either.
-    pub async fn manifest(&self, version: &Version) -> Result<Option<Manifest>, RepositoryError> {
-        let version = version.clone();
-        self.run(move |directory| directory.manifest(&version)).await
+    /// The version in the file `VERSION`.
+    async fn version_file(&self) -> Result<Version, RepositoryError> {
+        let (channel, url) = ("VERSION".to_owned(), self.url.clone());
+        match self.read_pointer(&channel).await? {
+            Some(object) => parse_pointer(&object.bytes).map_err(|source| RepositoryError::Pointer {
+                channel,
+                url,
+                source,
+            }),
+            None => Err(RepositoryError::NoChannel { channel, url }),
+        }
     }
 
-    /// Fetches a package into `into`, hashed and bounded while it streams. `progress` is told the bytes so far and
-    /// in all.
-    ///
-    /// # Errors
-    /// [`RepositoryError`]; `into` is not there then.
-    pub async fn fetch_package(
-        &self,
-        version: &Version,
-        expected: Option<&Digest>,
-        limit: u64,
-        into: &Path,
-        progress: impl FnMut(u64, Option<u64>) + Send + 'static,
-    ) -> Result<Digest, RepositoryError> {
-        let (version, expected, into) = (version.clone(), expected.cloned(), into.to_owned());
-        self.run(move |directory| directory.fetch(&version, expected.as_ref(), limit, &into, progress)).await
+    async fn read_pointer(&self, key: &str) -> Result<Option<Object>, RepositoryError> {
+        match self.storage.read(key, POINTER_BYTES).await {
+            Err(StorageError::TooLarge { .. }) => {
+                Err(RepositoryError::PointerSize { channel: key.into(), url: self.url.clone() })
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Every release, newest first.
@@ -275,31 +189,95 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError`].
     pub async fn list(&self) -> Result<Vec<PublishedRelease>, RepositoryError> {
-        self.run(|directory| directory.list()).await
+        let entries = self.storage.list("").await?;
+        let has = |key: String| entries.iter().any(|entry| entry.key == key);
+        // A broken pointer is no reason not to show what is there.
+        let mut named = vec![("VERSION".to_owned(), self.version_file().await.ok())];
+        for head in self.heads().await? {
+            named.push((head.document.channel, Some(head.document.version)));
+        }
+        let mut releases = vec![];
+        for entry in &entries {
+            let version = entry.key.strip_suffix(".tar.gz").and_then(|text| text.parse::<Version>().ok());
+            let Some(version) = version else { continue };
+            let manifest = match has(format!("{version}.toml")) {
+                true => self.unverified_manifest(&version).await.ok().flatten(),
+                false => None,
+            };
+            let yanked = match has(format!("{version}.yanked")) {
+                true => self.yanked(&version).await?,
+                false => None,
+            };
+            let names = named.iter().filter(|(_, names)| names.as_ref() == Some(&version));
+            releases.push(PublishedRelease {
+                size: entry.size,
+                signed: has(format!("{version}.toml.minisig")),
+                channels: names.map(|(name, _)| name.clone()).collect(),
+                modified: entry.modified,
+                manifest,
+                yanked,
+                version,
+            });
+        }
+        releases.sort_by(|a, b| b.version.cmp(&a.version));
+        Ok(releases)
     }
 
-    /// Publishes what was built; with `set_channel` the default channel names it afterwards.
+    /// Why `version` was withdrawn; `None`: it was not.
     ///
     /// # Errors
-    /// [`RepositoryError`]; readers see what they saw before, and the same call again completes what it can.
-    pub async fn publish(
-        &self,
-        release: &BuiltRelease,
-        set_channel: bool,
-    ) -> Result<Published, RepositoryError> {
-        let release = release.clone();
-        self.run(move |directory| directory.publish(&release, set_channel)).await
+    /// [`RepositoryError`].
+    pub async fn yanked(&self, version: &Version) -> Result<Option<String>, RepositoryError> {
+        let object = self.storage.read(&format!("{version}.yanked"), POINTER_BYTES).await?;
+        Ok(object.map(|object| String::from_utf8_lossy(&object.bytes).trim().to_owned()))
     }
 
-    /// Runs blocking work where it holds up nobody.
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Directory) -> Result<T, RepositoryError> + Send + 'static,
-    ) -> Result<T, RepositoryError> {
-        let directory = self.directory.clone();
-        match tokio::task::spawn_blocking(move || work(&directory)).await {
-            Ok(result) => result,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+    /// The manifest's bytes; `None`: there is none.
+    async fn manifest_bytes(&self, version: &Version) -> Result<Option<Vec<u8>>, RepositoryError> {
+        match self.storage.read(&format!("{version}.toml"), manifest::MAX_BYTES).await {
+            Err(StorageError::TooLarge { .. }) => {
+                Err(RepositoryError::ManifestSize { version: version.clone(), url: self.url.clone() })
+            }
+            other => Ok(other?.map(|object| object.bytes)),
         }
     }
+
+    /// The manifest as it lies there, for people to look at.
+    async fn unverified_manifest(&self, version: &Version) -> Result<Option<Manifest>, RepositoryError> {
+        let bytes = self.manifest_bytes(version).await?;
+        bytes.map(|bytes| self.parse_manifest(version, &bytes)).transpose()
+    }
+
+    /// Reads a manifest whose signature was checked, or that nobody signs.
+    fn parse_manifest(&self, version: &Version, bytes: &[u8]) -> Result<Manifest, RepositoryError> {
+        let (of, url) = (version.clone(), self.url.clone());
+        let manifest = Manifest::parse(&String::from_utf8_lossy(bytes))
+            .map_err(|source| RepositoryError::Manifest { version: of.clone(), url: url.clone(), source })?;
+        if manifest.version != of {
+            return Err(RepositoryError::InnerVersion { version: of, found: manifest.version, url });
+        }
+        Ok(manifest)
+    }
+}
+
+/// What people's editors and scripts add around a version is white space and a byte order mark.
+fn parse_pointer(bytes: &[u8]) -> Result<Version, relmgr_model::version::ParseVersionError> {
+    String::from_utf8_lossy(bytes).trim_start_matches('\u{feff}').trim().parse()
+}
+
+/// Removes what an interrupted fetch into `file` has left.
+pub fn forget(file: &Path) {
+    crate::storage::forget(file);
+}
+
+/// An error with its causes, one after the other.
+fn describe(error: &RepositoryError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

@@ -22,6 +22,7 @@
 //! | [`registry`] | which library an address belongs to, and what it left where |
 //! | [`threads`] | a thread's own record: its registrations, its quiescent states, its end |
 //! | [`library`] | one library: open, symbols, close, proof |
+//! | [`vouched`] | that what is opened is what was verified |
 //! | [`sys`] | the remaining system calls that have no safe form |
 
 #![allow(unsafe_code, reason = "the loader is one of the rooms for it; each block says who upholds what")]
@@ -31,3 +32,4 @@ pub mod registry;
 pub mod sys;
 pub mod takeover;
 pub mod threads;
+pub mod vouched;

@@ -75,6 +75,13 @@ pub fn delete_key(key: libc::pthread_key_t) {
     unsafe { libc::pthread_key_delete(key) };
 }
 
+/// Closes every descriptor from `first` on. For the start of a process, when it has opened none of them itself.
+pub fn close_from(first: u32) {
+    // SAFETY: touches descriptors only, and the caller says that nothing in this process owns them. An older kernel
+    // answers ENOSYS: then what was inherited stays open, as in every program.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
 /// The kernel's number of the calling thread.
 pub fn thread_id() -> i32 {
     // SAFETY: always succeeds.

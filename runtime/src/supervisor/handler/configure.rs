@@ -1,34 +1,56 @@
 //! Step 5: the effective configuration of the release that is about to run.
 
-use relmgr_conf::{Effective, Schema, Sources, effective};
+use relmgr_conf::{Effective, effective};
 use relmgr_model::Version;
+use relmgr_model::conf::{ConfReport, Notice};
+use relmgr_model::control::{Outcome, Progress};
 
+use super::super::conf::{Cause, ReloadError, Reloaded, outdated, reload, schema_notices};
 use super::super::node::Node;
 use super::OperationError;
-
-/// A schema is a page or ten; this bounds what a broken release makes the supervisor read.
-const SCHEMA_BYTES: u64 = 4 * 1024 * 1024;
+use super::walk::Walk;
+use crate::conf::sources;
 
 /// Evaluates the configuration for `version`, from its own schema and what the operator has written.
 ///
 /// # Errors
 /// [`OperationError::Schema`] and [`OperationError::Configuration`] with every fault.
 pub fn configure(node: &Node, version: &Version) -> Result<Effective, OperationError> {
-    let path = node.home.release(version).join("conf/schema.toml");
-    let schema = match std::fs::metadata(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(source) => return Err(OperationError::Io { path, what: "read", source }),
-        Ok(data) if data.len() > SCHEMA_BYTES => {
-            let source = std::io::Error::other(format!("it is larger than {SCHEMA_BYTES} bytes"));
-            return Err(OperationError::Io { path, what: "read", source });
-        }
-        Ok(_) => {
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|source| OperationError::Io { path, what: "read", source })?;
-            let parsed = Schema::parse(&text);
-            Some(parsed.map_err(|faults| OperationError::Schema { version: version.clone(), faults })?)
-        }
-    };
-    let sources = Sources::new(schema, node.home.app_conf(), node.home.app_conf_d());
+    let sources = sources(&node.home, version)?;
     effective(&sources).map_err(|faults| OperationError::Configuration { version: version.clone(), faults })
+}
+
+impl Walk<'_> {
+    /// Tells what the release changes for the operator, and evaluates the configuration for it.
+    pub(super) fn configure(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
+        // Told first: what is missing below may be what is new here.
+        if let Some(from) = self.from.as_ref().filter(|from| *from != to) {
+            self.notice(schema_notices(&self.node.home, from, to));
+        }
+        let effective = configure(self.node, to)?;
+        self.notice(outdated(&effective));
+        self.effective = Some(effective);
+        Ok(None)
+    }
+
+    fn notice(&mut self, notices: Vec<Notice>) {
+        for notice in &notices {
+            self.tell(Progress::Notice(notice.clone()));
+        }
+        self.conf.notices.extend(notices);
+    }
+
+    /// Reloads the configuration of the release that serves.
+    pub(super) async fn reload(&mut self, version: &Version) -> Result<Outcome, OperationError> {
+        let (outcome, report) = match reload(self.node, version, Cause::Command).await {
+            Ok(Reloaded::Changed(report)) => (Outcome::Done, report),
+            Ok(Reloaded::Same(report)) => (Outcome::AlreadyDone, report),
+            Err(ReloadError::Refused(error)) => return Err(error),
+            Err(ReloadError::Again) => (Outcome::AlreadyDone, ConfReport::default()),
+        };
+        let notices = report.notices.clone();
+        self.conf = ConfReport { notices: vec![], ..report };
+        self.notice(notices);
+        Ok(outcome)
+    }
 }

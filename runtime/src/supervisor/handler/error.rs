@@ -2,7 +2,9 @@
 
 use relmgr_conf::Faults;
 use relmgr_model::Version;
+use relmgr_model::channel::Unfit;
 use relmgr_model::plan::{Misfit, Refusal};
+use relmgr_store::delta::DeltaError;
 use relmgr_store::journal::JournalError;
 use relmgr_store::package::PackageError;
 use relmgr_store::repository::RepositoryError;
@@ -11,6 +13,7 @@ use relmgr_store::tree::TreeError;
 use super::super::host_process::CallError;
 use super::super::node::HostStartError;
 use super::super::preflight::PreflightError;
+use crate::conf::SchemaError;
 
 /// Why an operation failed. Each text says what to do where that is known.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum OperationError {
     /// The package.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The delta.
+    #[error(transparent)]
+    Delta(#[from] DeltaError),
     /// The release's directory.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -38,22 +44,25 @@ pub enum OperationError {
         /// What does not fit.
         misfit: Misfit,
     },
+    /// The channel's document is not to be followed.
+    #[error("the channel {channel} is not followed: {unfit}")]
+    Channel {
+        /// The channel.
+        channel: String,
+        /// Why.
+        unfit: Unfit,
+    },
     /// Nobody vouches for the release.
     #[error(
-        "{version} is not signed: releases from this repository are accepted unsigned only with `repository.allow_unsigned = true` in relmgr.toml"
+        "nobody vouches for {version}: name the publisher's key in `repository.trusted_keys` in relmgr.toml, or accept unsigned releases with `repository.allow_unsigned = true`"
     )]
     Unsigned {
         /// The release.
         version: Version,
     },
     /// The release has no usable schema.
-    #[error("the schema of {version} cannot be used:\n{faults}")]
-    Schema {
-        /// The release.
-        version: Version,
-        /// All of them.
-        faults: Faults,
-    },
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
     /// The operator's configuration is wrong for the release.
     #[error("the configuration does not fit {version}:\n{faults}")]
     Configuration {
@@ -77,6 +86,24 @@ pub enum OperationError {
         version: Version,
         /// What happened.
         error: CallError,
+    },
+    /// It served on probation, and does not stay.
+    #[error("{version} was rolled back: {reason}")]
+    Probation {
+        /// The release.
+        version: Version,
+        /// What was seen.
+        reason: String,
+    },
+    /// Its host died again and again.
+    #[error("the host died {times} times (supervisor.intensity) with {version} in it, last by {how}")]
+    Deaths {
+        /// The release.
+        version: Version,
+        /// How often.
+        times: u32,
+        /// How it ended.
+        how: String,
     },
     /// The node ends.
     #[error("the node was stopped in the middle of it")]
@@ -130,7 +157,11 @@ impl OperationError {
     pub fn blames_release(&self) -> bool {
         match self {
             Self::Preflight { error, .. } => !matches!(error, PreflightError::Io(_)),
-            Self::Host { .. } | Self::NotServing { .. } | Self::Schema { .. } => true,
+            Self::Host { .. }
+            | Self::NotServing { .. }
+            | Self::Schema(SchemaError::Faults { .. })
+            | Self::Probation { .. }
+            | Self::Deaths { .. } => true,
             _ => false,
         }
     }

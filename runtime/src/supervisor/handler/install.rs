@@ -1,23 +1,25 @@
 //! Steps 2 to 6: everything before the release touches the host.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
 use relmgr_model::Version;
 use relmgr_model::control::{Kind, Progress};
-use relmgr_model::manifest::Manifest;
+use relmgr_model::manifest::{Digest, Manifest};
 use relmgr_model::plan::{Step, admit};
 use relmgr_model::record::ReleaseRecord;
 use relmgr_model::status::Status;
+use relmgr_store::delta::worth;
 use relmgr_store::package;
+use relmgr_store::repository::{Fetch, forget};
 
 use super::super::node::Node;
-use super::super::preflight::try_release;
+use super::super::preflight::{PreflightError, try_release};
 use super::OperationError;
-use super::walk::Walk;
-
-/// The largest package that is fetched where no manifest beside it says a size.
-const PACKAGE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+use super::walk::{Fetched, Walk};
 
 /// A trial that takes longer hangs: opening a library takes milliseconds, an application's check asks for nothing
 /// that takes longer than its start.
@@ -28,40 +30,88 @@ const TELL_EVERY: u64 = 1024 * 1024;
 
 impl Walk<'_> {
     pub(super) async fn fetch(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
-        let manifest = self.node.repository.manifest(to).await?;
-        if !self.node.settings.repository.allow_unsigned {
+        let repository = &self.node.repository;
+        if repository.trust().is_empty() && !self.node.settings.repository.allow_unsigned {
             return Err(OperationError::Unsigned { version: to.clone() });
         }
+        self.may_go_to(to).await?;
+        let pinned =
+            self.pinned.as_ref().filter(|(version, _)| version == to).map(|(_, sha256)| sha256.as_str());
+        let manifest = repository.manifest(to, pinned).await?.map(|verified| verified.manifest);
         if let Some(manifest) = &manifest {
             // Before a byte of the package is fetched; again in `verify` with what the package says.
             self.admit(manifest, to)?;
         }
-        let staging = self.node.home.staging();
-        let file = tempfile::Builder::new().prefix("fetch-").tempfile_in(&staging);
-        let path = file.map_err(|source| OperationError::Io { path: staging, what: "written", source })?;
-        let path = path.into_temp_path();
-        let expected = manifest.as_ref().and_then(|manifest| manifest.package.clone());
-        let tell = self.listener();
-        let mut told = 0;
-        let progress = move |bytes, total| {
-            if bytes >= told + TELL_EVERY {
-                told = bytes;
-                let _ = tell.send(Progress::StepProgress { step: Step::Fetch, bytes, total });
+        let fetched = match &manifest {
+            Some(manifest) => self.fetch_delta(manifest).await,
+            None => None,
+        };
+        let (fetched, size, kind) = match fetched {
+            Some((fetched, size)) => (fetched, size, ", a delta"),
+            None => {
+                let expected = manifest.as_ref().and_then(|manifest| manifest.package.as_ref());
+                let (path, size) = self.fetch_package(to, expected).await?;
+                (Fetched::Package(path), size, "")
             }
         };
-        let fetched =
-            self.node.repository.fetch_package(to, expected.as_ref(), PACKAGE_BYTES, &path, progress).await?;
-        self.package = Some(path);
+        self.package = Some(fetched);
         self.manifest = manifest;
-        Ok(Some(format!("{} bytes", fetched.size)))
+        Ok(Some(format!("{size} bytes{kind}")))
+    }
+
+    async fn fetch_package(
+        &self,
+        to: &Version,
+        expected: Option<&Digest>,
+    ) -> Result<(PathBuf, u64), OperationError> {
+        // Under the version's name, so that a try after an interruption goes on with it.
+        let into = self.node.home.fetch().join(format!("{to}.tar.gz"));
+        let fetch = Fetch { version: to, expected, into: &into, progress: self.progress() };
+        let found = self.node.repository.fetch_package(fetch).await?;
+        Ok((into, found.size))
+    }
+
+    /// Fetches what makes the release of an installed one; `None`: there is none, or it is not to be had.
+    async fn fetch_delta(&self, manifest: &Manifest) -> Option<(Fetched, u64)> {
+        let to = &manifest.version;
+        let installed = self.node.tree.versions().ok()?;
+        let package = manifest.package.as_ref()?.size;
+        let better =
+            |version: &&Version| manifest.deltas.get(version).is_some_and(|delta| worth(delta.size, package));
+        // The release that serves is the one most surely whole.
+        let base = self.from.iter().chain(installed.iter().rev()).find(better)?.clone();
+        let into = self.node.home.fetch().join(format!("{base}_{to}.delta"));
+        let expected = manifest.deltas.get(&base);
+        let fetch = Fetch { version: to, expected, into: &into, progress: self.progress() };
+        match self.node.repository.fetch_delta(&base, fetch).await {
+            Ok(found) => Some((Fetched::Delta { base, path: into }, found.size)),
+            Err(error) => {
+                let error = OperationError::from(error).describe();
+                self.warn(format!("the delta from {base} is not to be had, the package is fetched: {error}"));
+                forget(&into);
+                None
+            }
+        }
+    }
+
+    /// Tells of a transfer now and then.
+    fn progress(&self) -> relmgr_store::storage::Progress {
+        let (tell, told) = (self.listener(), AtomicU64::new(0));
+        Arc::new(move |bytes, total| {
+            let last = told.load(Ordering::Relaxed);
+            if bytes >= last + TELL_EVERY || Some(bytes) == total {
+                told.store(bytes, Ordering::Relaxed);
+                let _ = tell.send(Progress::StepProgress { step: Step::Fetch, bytes, total });
+            }
+        })
     }
 
     pub(super) async fn verify(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let manifest = match (self.manifest.take(), &self.package) {
             (Some(manifest), _) => manifest,
             // Published without a manifest beside it: the one inside serves.
-            (None, Some(package)) => {
-                let path = package.to_path_buf();
+            (None, Some(fetched)) => {
+                let path = fetched.path().to_owned();
                 blocking(move || Ok(package::read_manifest(&path)?)).await?
             }
             // Installed before: what lies on disk must still be what was installed.
@@ -81,15 +131,52 @@ impl Walk<'_> {
     }
 
     pub(super) async fn unpack(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
-        let (Some(package), Some(manifest)) = (self.package.take(), self.manifest.clone()) else {
+        let (Some(fetched), Some(manifest)) = (self.package.take(), self.manifest.clone()) else {
             return Ok(None);
         };
+        let package = match fetched {
+            Fetched::Package(path) => path,
+            Fetched::Delta { base, path } => match self.install_delta(to, &base, path, &manifest).await {
+                Ok(()) => {
+                    self.record_unpacked(to)?;
+                    return Ok(Some(format!("from {base}")));
+                }
+                Err(error) => {
+                    let error = error.describe();
+                    self.warn(format!("the delta does not serve, the package is fetched: {error}"));
+                    self.fetch_package(to, manifest.package.as_ref()).await?.0
+                }
+            },
+        };
         let (tree, version) = (self.node.tree.clone(), to.clone());
+        let installed = blocking(move || {
+            let installed = tree.install(&version, &package, &manifest);
+            // Installed or refused, it is of no use any more.
+            forget(&package);
+            Ok(installed?)
+        });
+        installed.await?;
+        self.record_unpacked(to)?;
+        Ok(None)
+    }
+
+    async fn install_delta(
+        &self,
+        to: &Version,
+        base: &Version,
+        delta: PathBuf,
+        manifest: &Manifest,
+    ) -> Result<(), OperationError> {
+        let (tree, to, base, manifest) = (self.node.tree.clone(), to.clone(), base.clone(), manifest.clone());
         blocking(move || {
-            tree.install(&version, &package, &manifest)?;
-            Ok(())
+            let installed = tree.install_delta(&to, &base, &delta, &manifest);
+            forget(&delta);
+            Ok(installed?)
         })
-        .await?;
+        .await
+    }
+
+    fn record_unpacked(&self, to: &Version) -> Result<(), OperationError> {
         let now = Utc::now();
         let release = ReleaseRecord { status: Status::Unpacked, installed_at: now, since: now };
         let recorded = self.node.change_record(|record| {
@@ -100,20 +187,21 @@ impl Walk<'_> {
             self.node.tree.remove(to)?;
             return Err(error.into());
         }
-        Ok(None)
+        Ok(())
     }
 
     pub(super) async fn preflight(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let library = self.library(to)?;
         let settings = self.effective.as_ref().map(relmgr_conf::Effective::to_json).unwrap_or_default();
         let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
-        let tried = try_release(&library, &settings, deadline).await;
-        tried.map_err(|error| OperationError::Preflight { version: to.clone(), error })?;
+        let tried = try_release(&library, &settings, &self.node.settings.preflight, deadline).await;
+        let redact = |error: PreflightError| self.effective.iter().fold(error, PreflightError::redacted);
+        tried.map_err(|error| OperationError::Preflight { version: to.clone(), error: redact(error) })?;
         Ok(None)
     }
 
     /// The release's library, absolute: the dynamic linker knows a library by this path.
-    pub(super) fn library(&self, to: &Version) -> Result<std::path::PathBuf, OperationError> {
+    pub(super) fn library(&self, to: &Version) -> Result<PathBuf, OperationError> {
         let manifest = match &self.manifest {
             Some(manifest) => manifest.clone(),
             None => self.node.tree.manifest(to)?,

@@ -5,14 +5,18 @@
 
 mod configure;
 mod error;
+mod follow;
 mod install;
+mod probation;
 mod switch;
+mod undo;
 mod walk;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
+use relmgr_model::conf::ConfReport;
 use relmgr_model::control::{Fault, Kind, Operation, OperationRequest, Outcome, Progress, StepTime};
 use relmgr_model::plan::{Plan, Step, plan};
 use relmgr_model::record::HistoryEntry;
@@ -22,8 +26,11 @@ use tokio::sync::mpsc;
 pub use configure::configure;
 pub use error::OperationError;
 pub use install::verify_installed;
-pub use switch::load_request;
+pub use probation::OnProbation;
+pub use switch::{load_request, supersede};
+pub use walk::change_status;
 
+use super::hook;
 use super::node::Node;
 use walk::Walk;
 
@@ -44,8 +51,19 @@ pub fn begin(
     let node = node.clone();
     let wanted = request.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
     let name = format!("{}{wanted}", request.kind.name());
+    if let Some(probation) = node.with(|state| state.probation.clone()).filter(|on| on.is_ended_by(&request))
+    {
+        tokio::spawn(async move { probation.end(&node, &request, uid, &tell).await });
+        return Ok(progress);
+    }
     // Taken here, so that two requests at the same instant are told apart at once.
     node.with(|state| match &state.running {
+        Some(_) if state.probation.is_some() => {
+            let on_probation = state.probation.as_ref().map(OnProbation::describe);
+            let hint =
+                "`relmgr commit` keeps it, `relmgr rollback` brings the release before it back; or wait";
+            Err(Fault { error: on_probation.unwrap_or_default(), hint: Some(hint.into()) })
+        }
         Some(running) => Err(Fault {
             error: format!("another operation is running: {running}"),
             hint: Some("wait for it; `relmgr status` shows how far it is".into()),
@@ -61,6 +79,12 @@ pub fn begin(
         // What serves is known when no host is being brought up.
         node.booted().await;
         let operation = run(&node, &request, uid, &tell).await;
+        // Now it is over: until here a start after a death says what became of it.
+        if let Err(error) = node.change_record(|record| record.operation = None) {
+            let error = OperationError::from(error).describe();
+            let _ = tell
+                .send(Progress::Warning { text: format!("state.json still names this operation: {error}") });
+        }
         node.with(|state| {
             state.running = None;
             if matters(request.kind) && !request.dry_run {
@@ -68,8 +92,9 @@ pub fn begin(
             }
         });
         drop(guard);
+        node.rearm.notify_one();
         // Last, so that who has heard the end may ask for the next operation.
-        let _ = tell.send(Progress::Done(operation));
+        let _ = tell.send(Progress::Done(Box::new(operation)));
     });
     Ok(progress)
 }
@@ -77,6 +102,11 @@ pub fn begin(
 /// Whether `status` shows it as the last operation: what changed, or tried to change, what serves.
 fn matters(kind: Kind) -> bool {
     matches!(kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart)
+}
+
+/// Whether the operator's hook is told of it.
+fn is_told(kind: Kind) -> bool {
+    matters(kind) || matches!(kind, Kind::Commit | Kind::Rollback)
 }
 
 async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &Listener) -> Operation {
@@ -97,8 +127,10 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
         outcome,
         error,
         hint: None,
+        verdict: walk.verdict.filter(|_| outcome == Outcome::Done),
         steps: walk.steps,
         removed: walk.removed,
+        conf: walk.conf,
     };
     let ms = milliseconds(begun);
     let (kind, to) = (request.kind.name(), operation.to.as_ref().map(tracing::field::display));
@@ -107,13 +139,14 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
         Some(error) => tracing::error!(kind, to, ms, "operation failed: {error}"),
     }
     if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
-        tell_history(node, &operation, Some(uid), ms);
+        tell_history(node, &operation, Some(uid), ms, walk.last_words);
     }
     operation
 }
 
-/// Writes an operation's line. A history that cannot be written undoes nothing.
-pub fn tell_history(node: &Node, operation: &Operation, uid: Option<u32>, ms: f64) {
+/// Writes an operation's line and tells the operator's hook, with the last lines of a host that died of it. A
+/// history that cannot be written undoes nothing.
+pub fn tell_history(node: &Node, operation: &Operation, uid: Option<u32>, ms: f64, last_words: Vec<String>) {
     let entry = HistoryEntry {
         at: Utc::now(),
         kind: operation.kind,
@@ -122,9 +155,14 @@ pub fn tell_history(node: &Node, operation: &Operation, uid: Option<u32>, ms: f6
         to: operation.to.clone(),
         outcome: operation.outcome,
         error: operation.error.clone(),
+        verdict: operation.verdict.clone(),
+        last_words,
         ms,
         steps: operation.steps.clone(),
     };
+    if is_told(operation.kind) {
+        hook::tell(node, entry.clone());
+    }
     if let Err(error) = journal::append_history(&node.home, &entry) {
         tracing::error!(%error, "the history is not written");
     }
@@ -135,8 +173,7 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
     let resolving = walk.begin(Step::Resolve);
     let mut facts = walk.node.facts();
     if request.version.is_none() && matches!(request.kind, Kind::Upgrade | Kind::Check | Kind::Fetch) {
-        let channel = request.channel.as_deref().unwrap_or(&walk.node.settings.repository.channel);
-        facts.channel = Some(walk.node.repository.channel(channel).await?);
+        facts.channel = Some(walk.follow().await?);
     }
     let plan = plan(request, &facts)?;
     if let Plan::Walk { to, .. } | Plan::AlreadyDone { version: to } = &plan {
@@ -145,6 +182,8 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
     walk.end(resolving, walk.to.as_ref().map(ToString::to_string));
     match plan {
         Plan::AlreadyDone { .. } => Ok(Outcome::AlreadyDone),
+        Plan::Reload { .. } if request.dry_run => Ok(Outcome::Done),
+        Plan::Reload { version } => walk.reload(&version).await,
         Plan::Remove { versions } => {
             walk.removed.clone_from(&versions);
             if !request.dry_run {
@@ -181,8 +220,10 @@ pub fn remember_last(node: &Node) -> Result<(), JournalError> {
         outcome: entry.outcome,
         error: entry.error,
         hint: None,
+        verdict: entry.verdict,
         steps: entry.steps,
         removed: vec![],
+        conf: ConfReport::default(),
     });
     node.with(|state| state.last_operation = operation);
     Ok(())

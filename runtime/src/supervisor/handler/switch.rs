@@ -1,7 +1,6 @@
 //! Steps 7 to 12: the release in the host, the swap, the record, the drain.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,10 +13,10 @@ use relmgr_model::record::NodeRecord;
 use relmgr_model::status::{Event, Status};
 use relmgr_store::atomic;
 
-use super::super::host_process::{CallError, HostProcess};
+use super::super::host_process::CallError;
 use super::super::node::{InForce, Node, Serving};
-use super::OperationError;
 use super::walk::Walk;
+use super::{OnProbation, OperationError};
 
 /// The node's own endpoint answers within microseconds; this is for a machine that is all but standing still.
 const ENDPOINT_PATIENCE: Duration = Duration::from_secs(5);
@@ -60,6 +59,9 @@ impl Walk<'_> {
 
     pub(super) async fn swap(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let Some(generation) = self.candidate else { return Ok(None) };
+        if self.watched {
+            self.take_before(to).await?;
+        }
         if let Answer::Swapped { previous } = self.call(to, Command::Swap { generation }).await? {
             self.previous = previous;
         }
@@ -69,6 +71,8 @@ impl Walk<'_> {
         }
         // Not before the node's own endpoint has said the new version is the swap called done.
         if let Err(error) = hear_version(self.node, to).await {
+            let node = self.node.clone();
+            let _pointers = node.pointers.lock().await;
             self.swap_back().await;
             return Err(self.died(to).err().unwrap_or(error));
         }
@@ -88,6 +92,9 @@ impl Walk<'_> {
             state.host.replace(host.clone())
         });
         self.candidate = None;
+        if let Some(effective) = &self.effective {
+            super::super::conf::write_effective(self.node, to, effective);
+        }
         super::super::boot::watch(self.node, host);
         let _ = self.call(to, Command::Commit { generation }).await;
         // Where none served, nothing was linked.
@@ -102,7 +109,8 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    pub(super) async fn record(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
+    /// The point of no return: from here on the node boots the new release, and nothing undoes that.
+    pub(super) async fn commit(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let Some(generation) = self.candidate else { return Ok(None) };
         let prev = self.from.clone().filter(|from| from != to);
         let node = self.node.clone();
@@ -112,12 +120,15 @@ impl Walk<'_> {
             self.swap_back().await;
             return Err(error);
         }
-        // The point of no return: from here on the node boots the new release.
         self.candidate = None;
-        self.node.with(|state| {
-            state.current = Some(Serving { version: to.clone(), since: Utc::now() });
-            state.in_force = self.in_force(to);
-        });
+        self.watch = None;
+        if let Some(host) = &self.host {
+            host.set_on_probation(false);
+        }
+        self.serves(to, None);
+        if let Some(order) = self.order.take() {
+            order.tell(Ok(()));
+        }
         if let Err(error) = self.node.tree.set_links(Some(to), prev.as_ref()) {
             self.warn(format!("the links are rebuilt at the next start: {error}"));
         }
@@ -127,11 +138,61 @@ impl Walk<'_> {
         Ok(None)
     }
 
+    /// On probation: what is told to people is the new release, what the node boots is the old one.
+    pub(super) async fn record_probation(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
+        let node = self.node.clone();
+        // As in `commit`.
+        let _pointers = node.pointers.lock().await;
+        let swapped_at = Utc::now();
+        let recorded = self.died(to).and_then(|()| {
+            self.write_configuration(to)?;
+            Ok(node.change_record(|record| {
+                if let Some(operation) = &mut record.operation {
+                    operation.swapped_at = Some(swapped_at);
+                }
+            })?)
+        });
+        if let Err(error) = recorded {
+            self.swap_back().await;
+            return Err(error);
+        }
+        let on_probation = self.begin_probation(to);
+        self.serves(to, on_probation);
+        if let Err(error) = self.node.tree.set_links(Some(to), self.from.as_ref()) {
+            self.warn(format!("the links are rebuilt at the next start: {error}"));
+        }
+        Ok(None)
+    }
+
+    /// Says that `to` serves; what served before may come back while `to` is on probation.
+    fn serves(&self, to: &Version, on_probation: Option<OnProbation>) {
+        self.node.with(|state| {
+            let before = state.in_force.take();
+            state.in_force_before = match &on_probation {
+                Some(_) => before,
+                None => None,
+            };
+            let since = match state.current.take() {
+                // It has been serving since its probation began.
+                Some(serving) if serving.version == *to => serving.since,
+                _ => Utc::now(),
+            };
+            state.current = Some(Serving { version: to.clone(), since });
+            state.in_force = self.in_force(to);
+            state.probation = on_probation;
+        });
+    }
+
+    fn write_configuration(&self, to: &Version) -> Result<(), OperationError> {
+        let Some(effective) = &self.effective else { return Ok(()) };
+        let path = self.node.home.release(to).join("app.conf");
+        let written = atomic::write(&path, effective.to_conf_text().as_bytes(), 0o600);
+        written.map_err(|source| OperationError::Io { path, what: "written", source })
+    }
+
     fn write_record(&self, to: &Version, prev: Option<&Version>) -> Result<(), OperationError> {
-        if let Some(effective) = &self.effective {
-            let path = self.node.home.release(to).join("app.conf");
-            let written = atomic::write(&path, effective.to_conf_text().as_bytes(), 0o600);
-            written.map_err(|source| OperationError::Io { path, what: "written", source })?;
+        if !self.watched {
+            self.write_configuration(to)?;
         }
         let now = Utc::now();
         Ok(self.node.change_record(|record| {
@@ -169,48 +230,13 @@ impl Walk<'_> {
         }
     }
 
-    /// Gives up a candidate that does not serve, and a host that was to take over.
-    pub(super) async fn give_up_candidate(&mut self) {
-        // What died has taken its generations along.
-        let Some(host) = self.host.clone().filter(|host| host.ended().is_none()) else { return };
-        if self.request.kind == Kind::Restart {
-            if !self.node.host().is_some_and(|serving| Arc::ptr_eq(&serving, &host)) {
-                host.stop(Duration::ZERO).await;
-            }
-            return;
-        }
-        if let Some(generation) = self.candidate.take() {
-            // One that has served has requests to finish.
-            let drain = if self.rolled_back { self.node.settings.upgrade.drain } else { Duration::ZERO };
-            retire_quietly(&host, generation, drain).await;
-        }
-    }
-
-    /// The old generation serves again. Where there is none, or it does not come back, the host makes way for one
-    /// that boots what is recorded.
-    async fn swap_back(&mut self) {
-        let Some(host) = self.host.clone() else { return };
-        self.rolled_back = true;
-        let back = match self.previous.take() {
-            Some(generation) => host.call(Command::Swap { generation }).await.is_ok(),
-            None => false,
-        };
-        if !back {
-            tracing::error!("the host is replaced, since the release before does not come back in it");
-            self.candidate = None;
-            host.kill();
-            host.wait().await;
-        }
-    }
-
     /// What `to` was started with.
     fn in_force(&self, to: &Version) -> Option<InForce> {
-        let effective = self.effective.clone()?;
-        Some(InForce { version: to.clone(), effective })
+        Some(InForce::new(to.clone(), self.effective.clone()?))
     }
 
     /// Whether the host that the release is loaded in has died, or another one serves.
-    fn died(&self, to: &Version) -> Result<(), OperationError> {
+    pub(super) fn died(&self, to: &Version) -> Result<(), OperationError> {
         let Some(host) = &self.host else { return Err(OperationError::NoHost) };
         match host.ended() {
             Some(how) => Err(self.failed(to, CallError::Died(how))),
@@ -218,7 +244,7 @@ impl Walk<'_> {
         }
     }
 
-    async fn call(&self, to: &Version, command: Command) -> Result<Answer, OperationError> {
+    pub(super) async fn call(&self, to: &Version, command: Command) -> Result<Answer, OperationError> {
         let Some(host) = &self.host else { return Err(OperationError::NoHost) };
         host.call(command).await.map_err(|error| self.failed(to, error))
     }
@@ -227,13 +253,16 @@ impl Walk<'_> {
         match error {
             // Told to end, like everything else in the node.
             CallError::Died(_) if self.node.is_stopping() => OperationError::Stopped,
-            error => OperationError::Host { version: to.clone(), error },
+            error => {
+                let error = self.effective.iter().fold(error, CallError::redacted);
+                OperationError::Host { version: to.clone(), error }
+            }
         }
     }
 }
 
 /// `to` becomes the permanent release, and the one that was it so far an old one.
-fn supersede(record: &mut NodeRecord, to: &Version, now: DateTime<Utc>) {
+pub fn supersede(record: &mut NodeRecord, to: &Version, now: DateTime<Utc>) {
     for (version, release) in &mut record.releases {
         let status = release.status.clone();
         let next = match (version == to, &status) {
@@ -282,17 +311,6 @@ pub fn load_request(
         start_ms: millis(node.settings.upgrade.start),
         prev: node.facts().current.filter(|current| current != version).or_else(|| node.facts().prev),
     })
-}
-
-/// Retires a generation that nobody will miss.
-async fn retire_quietly(host: &HostProcess, generation: u64, drain: Duration) {
-    match host.call(Command::Retire { generation, drain_ms: millis(drain) }).await {
-        Ok(Answer::Retired { pinned, .. }) if !pinned.is_empty() => {
-            tracing::warn!("a candidate stays in memory: {}", pinned.join("; "));
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "a candidate was not retired"),
-    }
 }
 
 /// Asks the node's own version endpoint, as a client would.
@@ -347,7 +365,7 @@ fn unexpected(version: &Version, answer: &Answer) -> OperationError {
     OperationError::Host { version: version.clone(), error }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

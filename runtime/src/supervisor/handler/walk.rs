@@ -1,20 +1,45 @@
 //! An operation being carried out: what it has learnt so far, and the order of its steps.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
 use relmgr_conf::Effective;
 use relmgr_model::Version;
+use relmgr_model::conf::ConfReport;
 use relmgr_model::control::{Kind, OperationRequest, Progress, StepTime};
 use relmgr_model::manifest::Manifest;
 use relmgr_model::plan::Step;
-use relmgr_model::record::OperationRecord;
+use relmgr_model::probation::Sample;
+use relmgr_model::record::{NodeRecord, OperationRecord};
 use relmgr_model::status::Event;
 
 use super::super::host_process::HostProcess;
 use super::super::node::Node;
+use super::probation::{Order, Watch};
 use super::{Begun, Listener, OperationError};
+
+/// What was fetched of a release.
+pub(super) enum Fetched {
+    /// All of it.
+    Package(PathBuf),
+    /// What makes it of an installed release.
+    Delta {
+        /// That release.
+        base: Version,
+        /// The delta.
+        path: PathBuf,
+    },
+}
+
+impl Fetched {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Package(path) | Self::Delta { path, .. } => path,
+        }
+    }
+}
 
 /// An operation being carried out.
 pub(super) struct Walk<'a> {
@@ -34,8 +59,12 @@ pub(super) struct Walk<'a> {
     pub(super) rolled_back: bool,
     /// The release's manifest, from `verify` on.
     pub(super) manifest: Option<Manifest>,
-    /// The fetched package, from `fetch` on.
-    pub(super) package: Option<tempfile::TempPath>,
+    /// The release that the channel names, and the SHA-256 of its manifest.
+    pub(super) pinned: Option<(Version, String)>,
+    /// What was fetched, from `fetch` on.
+    pub(super) package: Option<Fetched>,
+    /// What the operation has to do with the configuration.
+    pub(super) conf: ConfReport,
     /// The release's configuration, from `configure` on.
     pub(super) effective: Option<Effective>,
     /// The host that the release is loaded in, from `start` on.
@@ -44,6 +73,18 @@ pub(super) struct Walk<'a> {
     pub(super) candidate: Option<u64>,
     /// The generation that served before, from `swap` on.
     pub(super) previous: Option<u64>,
+    /// Whether the release serves on probation before it is committed.
+    pub(super) watched: bool,
+    /// The probation, from `record` on.
+    pub(super) watch: Option<Watch>,
+    /// What was answered in the time before the swap.
+    pub(super) before: Sample,
+    /// Who ended the probation by hand, until it is told what came of it.
+    pub(super) order: Option<Order>,
+    /// Why the release was committed.
+    pub(super) verdict: Option<String>,
+    /// The last lines of a host that died of the release.
+    pub(super) last_words: Vec<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -65,11 +106,19 @@ impl<'a> Walk<'a> {
             removed: vec![],
             rolled_back: false,
             manifest: None,
+            pinned: None,
             package: None,
+            conf: ConfReport::default(),
             effective: None,
             host: None,
             candidate: None,
             previous: None,
+            watched: false,
+            watch: None,
+            before: Sample::default(),
+            order: None,
+            verdict: None,
+            last_words: vec![],
         }
     }
 
@@ -109,6 +158,7 @@ impl<'a> Walk<'a> {
         if switches {
             self.journal(to)?;
         }
+        self.watched = steps.contains(&Step::Probation);
         let mut result = Ok(());
         for step in steps {
             let begun = self.begin(*step);
@@ -126,13 +176,6 @@ impl<'a> Walk<'a> {
         }
         if switches && result.is_ok() {
             self.prune();
-            // Now it is over: until here a start after a death says that it was interrupted.
-            if let Err(error) = self.node.change_record(|record| record.operation = None) {
-                self.warn(format!(
-                    "state.json still names this operation: {}",
-                    OperationError::from(error).describe()
-                ));
-            }
         }
         result
     }
@@ -143,15 +186,15 @@ impl<'a> Walk<'a> {
             Step::Fetch => self.fetch(to).await,
             Step::Verify => self.verify(to).await,
             Step::Unpack => self.unpack(to).await,
-            Step::Configure => {
-                self.effective = Some(super::configure(self.node, to)?);
-                Ok(None)
-            }
+            Step::Configure => self.configure(to),
             Step::Preflight => self.preflight(to).await,
             Step::Start => self.start(to).await,
             Step::Health => self.health(to).await,
             Step::Swap => self.swap(to).await,
-            Step::Record => self.record(to).await,
+            Step::Record if self.watched => self.record_probation(to).await,
+            Step::Record => self.commit(to).await,
+            Step::Probation => self.probation(to).await,
+            Step::Commit => self.commit(to).await,
             Step::Drain => self.drain().await,
         }
     }
@@ -164,45 +207,46 @@ impl<'a> Walk<'a> {
             to: to.clone(),
             started_at: Utc::now(),
             uid: self.uid,
+            swapped_at: None,
         };
         Ok(self.node.change_record(|record| record.operation = Some(operation))?)
     }
 
     /// Takes a step of the status table for an installed release; one that the table does not have is left out.
     fn change_status(&self, version: &Version, event: Event) -> Result<(), OperationError> {
-        Ok(self.node.change_record(|record| {
-            if let Some(release) = record.releases.get_mut(version)
-                && let Ok(next) = release.status.clone().next(event)
-            {
-                release.status = next;
-                release.since = Utc::now();
-            }
-        })?)
+        Ok(self.node.change_record(|record| change_status(record, version, event))?)
     }
 
     /// Brings everything back to what it was before the operation.
     async fn undo(&mut self, to: &Version, error: &OperationError) {
-        self.give_up_candidate().await;
+        if let Some(package) = self.package.take() {
+            // It came whole and is of no use: another try is to fetch it anew.
+            relmgr_store::repository::forget(package.path());
+        }
         let failed = Event::Failed { reason: error.describe(), at: Utc::now() };
         let (blamed, kind) = (error.blames_release(), self.request.kind);
-        if let Some(host) = self.host.take().filter(|host| host.ended().is_some()) {
+        if let Some(host) = self.host.clone().filter(|host| host.ended().is_some()) {
+            self.last_words = host.last_words();
             // Who waits for the operation is to find the old release serving again.
             self.node.recovered(&host).await;
         }
+        if let Some(host) = self.host.as_ref().filter(|host| host.ended().is_none()) {
+            // What serves in it is the release before.
+            host.set_on_probation(false);
+        }
         let cleared = self.node.change_record(|record| {
-            record.operation = None;
-            let tried = blamed && !matches!(kind, Kind::Check | Kind::Restart);
-            if let Some(release) = record.releases.get_mut(to).filter(|_| tried)
+            if blamed && !matches!(kind, Kind::Check | Kind::Restart) {
                 // A release that has served well stays what it is: the table has a dash there.
-                && let Ok(next) = release.status.clone().next(failed)
-            {
-                release.status = next;
-                release.since = Utc::now();
+                change_status(record, to, failed);
             }
         });
-        if let Err(error) = cleared {
+        if let Err(error) = &cleared {
             tracing::error!(%error, "the failed operation is not recorded");
         }
+        if let Some(order) = self.order.take() {
+            order.tell(if self.rolled_back { Ok(()) } else { Err(error.describe()) });
+        }
+        self.give_up_candidate().await;
     }
 
     /// Removes releases; the record first, so that it never names what is gone.
@@ -230,5 +274,15 @@ impl<'a> Walk<'a> {
         if let Err(error) = pruned {
             self.warn(format!("old releases are not removed: {}", error.describe()));
         }
+    }
+}
+
+/// Takes a step of the status table for an installed release; one that the table does not have is left out.
+pub fn change_status(record: &mut NodeRecord, version: &Version, event: Event) {
+    if let Some(release) = record.releases.get_mut(version)
+        && let Ok(next) = release.status.clone().next(event)
+    {
+        release.status = next;
+        release.since = Utc::now();
     }
 }

@@ -1,0 +1,75 @@
+//! What probation looks at, counted on the way of the requests.
+//!
+//! A request that is answered well touches nothing here, but for one in [`MEASURED`], whose latency is taken: the
+//! clock costs as much as a hundredth of a small request.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use relmgr_model::probation::{CLASSES, Latencies, Sample};
+
+/// The latency of one in so many requests of a connection is taken, the first one's always.
+const MEASURED: u64 = 8;
+
+/// What is counted of a generation's answers.
+pub struct Measures {
+    /// Requests of the host's own.
+    pub probes: AtomicU64,
+    /// Handlers that panicked.
+    pub panics: AtomicU64,
+    errors: AtomicU64,
+    first_panic: OnceLock<String>,
+    latencies: [AtomicU64; CLASSES],
+}
+
+impl Default for Measures {
+    fn default() -> Self {
+        Self {
+            probes: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            first_panic: OnceLock::new(),
+            latencies: [const { AtomicU64::new(0) }; CLASSES],
+        }
+    }
+}
+
+impl Measures {
+    /// When the request with this number began, where its latency is taken.
+    pub fn begin(request_id: u64) -> Option<Instant> {
+        request_id.is_multiple_of(MEASURED).then(Instant::now)
+    }
+
+    /// Takes the latency of a request that began at `begun`.
+    pub fn answered(&self, begun: Instant) {
+        self.latencies[Latencies::class(begun.elapsed())].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an answer that is the application's fault: 5xx, a panic, a body that broke off.
+    pub fn failed(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a handler that panicked.
+    pub fn panicked(&self, words: &str) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+        self.first_panic.get_or_init(|| words.to_owned());
+    }
+
+    /// The words of the first panic.
+    pub fn first_panic(&self) -> Option<String> {
+        self.first_panic.get().cloned()
+    }
+
+    /// All of it, with the number of `requests` that were answered.
+    pub fn sample(&self, requests: u64) -> Sample {
+        let counts = self.latencies.iter().map(|count| count.load(Ordering::Relaxed));
+        Sample {
+            requests,
+            errors: self.errors.load(Ordering::Relaxed),
+            panics: self.panics.load(Ordering::Relaxed),
+            latencies: Latencies::new(counts.collect()),
+        }
+    }
+}

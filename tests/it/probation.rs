@@ -1,0 +1,479 @@
+//! A release that shows its fault only when it serves: the node ends on the one before, and says why.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use relmgr_model::control::{GenerationState, Phase};
+use serde_json::Value;
+
+use crate::client::{Connection, Load, get};
+use relmgr_testkit::kit::{Done, Node, Release, release, wait_for};
+
+/// Long enough for every fault to be seen, and far longer than that takes.
+const WATCHED: &str = "[upgrade]\nprobation = \"50s\"\ndrain = \"1s\"\nhealth = \"1s\"\n\
+                       [upgrade.thresholds]\nhealth_every = \"100ms\"\n";
+
+/// Long enough to be ended by hand only.
+const LONG: &str = "[upgrade]\nprobation = \"10m\"\ndrain = \"1s\"\n";
+
+fn good() -> Release {
+    release("faulty", "", "1.0.0")
+}
+
+fn better() -> Release {
+    release("faulty", "second", "1.0.1")
+}
+
+/// A node that serves 1.0.0, with the defect that 1.0.1 will show.
+fn node_with(settings: &str, defect: &str) -> Node {
+    let mut node = Node::new("relmgr-faulty", settings);
+    node.publish(&good());
+    node.publish(&release("faulty", "shows-late", "1.0.1"));
+    node.start_with(&[("RELMGR_TEST_DEFECT", defect)]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    node
+}
+
+fn history(node: &Node) -> Vec<Value> {
+    node.relmgr(&["history", "--json", "-n", "0"]).ok().json().as_array().unwrap().clone()
+}
+
+/// The last upgrade in the history that was not refused.
+fn last_upgrade(node: &Node) -> Value {
+    let upgrade = |entry: &Value| entry["kind"] == "upgrade" && entry["outcome"] != "failed";
+    history(node).into_iter().rfind(upgrade).expect("an upgrade")
+}
+
+/// Asks without a pause on connections of its own, again after a failure, until the thread is told to stop:
+/// what failed, and how long nobody was answered by anything but a failure at the longest.
+async fn hammer(node: &Node, upgrade: impl FnOnce() -> Done) -> (Done, usize, Duration) {
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (address, mut failed, mut gap) = (node.address(), 0, Duration::ZERO);
+    let mut done = None;
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(ask_until(address, &stop))
+                })
+            })
+            .collect();
+        done = Some(upgrade());
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for client in clients {
+            let (failures, longest) = client.join().unwrap();
+            failed += failures;
+            gap = gap.max(longest);
+        }
+    });
+    (done.unwrap(), failed, gap)
+}
+
+async fn ask_until(address: std::net::SocketAddr, stop: &std::sync::atomic::AtomicBool) -> (usize, Duration) {
+    let (mut failed, mut gap, mut answered) = (0, Duration::ZERO, Instant::now());
+    let mut connection = Connection::open(address).await;
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let asked = tokio::time::timeout(Duration::from_secs(30), connection.get("/")).await;
+        match asked.expect("an answer or an end") {
+            Ok((200, _)) => {
+                gap = gap.max(answered.elapsed());
+                answered = Instant::now();
+            }
+            Ok(_) => failed += 1,
+            Err(_) => {
+                failed += 1;
+                // Never refused: `open` panics when it is.
+                connection = Connection::open(address).await;
+            }
+        }
+    }
+    (failed, gap)
+}
+
+/// 1.0.1 shows `defect` under load: the upgrade ends with exit code 3 and `words`, and 1.0.0 serves.
+async fn rolled_back(settings: &str, defect: &str, words: &[&str]) -> Node {
+    rolled_back_with(settings, defect, words, |_| {}).await
+}
+
+async fn rolled_back_with(settings: &str, defect: &str, words: &[&str], prepare: impl FnOnce(&Node)) -> Node {
+    let node = node_with(settings, defect);
+    prepare(&node);
+    let (done, failed, gap) = hammer(&node, || node.relmgr(&["upgrade", "1.0.1"])).await;
+    println!("{defect}: {failed} requests failed, {:.0} ms without an answer", gap.as_secs_f64() * 1e3);
+    done.failed(3, words);
+    assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
+    let status = node.status();
+    assert_eq!((status.phase, status.permanent.unwrap().to_string()), (Phase::Steady, "1.0.0".into()));
+    assert_eq!(status.current.unwrap().status, "permanent");
+    assert_eq!(status.probation_ends_at, None);
+    let link = std::fs::read_link(node.home().join("releases/current")).unwrap();
+    assert_eq!(link.to_str(), Some("1.0.0"));
+    let entry = last_upgrade(&node);
+    assert_eq!(entry["outcome"], "rolled_back");
+    for words in words {
+        assert!(entry["error"].as_str().unwrap().contains(words), "{entry}");
+    }
+    // It is not tried again until it is told so.
+    node.relmgr(&["upgrade"]).failed(1, &["1.0.1 failed on this node", "--retry"]);
+    wait_for("only the good release is mapped", || {
+        node.mapped().iter().all(|path| path.contains("1.0.0")).then_some(())
+    });
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn panics_under_load_bring_the_old_release_back_in_the_same_host() {
+    let words = ["1.0.1 was rolled back:", "panics in", "first: every 10th request panics on purpose"];
+    let node = rolled_back(WATCHED, "panics", &words).await;
+    assert_eq!(node.status().host_restarts, 0, "it was one swap");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_500_bring_the_old_release_back() {
+    rolled_back(WATCHED, "answers 500", &["requests answered 5xx in", "before the swap 0.0 %"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_health_brings_the_old_release_back() {
+    let words = ["unhealthy 2 times in a row", "unhealthy on purpose, at last"];
+    rolled_back(WATCHED, "goes unhealthy", &words).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slowness_brings_the_old_release_back() {
+    rolled_back(WATCHED, "is slow", &["95 % of the requests answered within"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segmentation_fault_brings_the_old_release_back_in_a_new_host() {
+    let node =
+        rolled_back(WATCHED, "segfaults", &["the host died of signal 11 SIGSEGV", "after the swap"]).await;
+    assert_eq!(node.status().host_restarts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overflowing_stack_leaves_its_last_words_in_the_history() {
+    let node = rolled_back(WATCHED, "overflows its stack", &["the host died of signal 6 SIGABRT"]).await;
+    let entry = last_upgrade(&node);
+    let words = entry["last_words"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|line| line.as_str().unwrap().contains("has overflowed its stack"));
+    assert!(words, "{entry}");
+    // The newest is the `upgrade` that was refused.
+    let shown = node.relmgr(&["history", "show", "2"]).ok().stdout;
+    assert!(shown.contains("last words") && shown.contains("has overflowed its stack"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_brings_the_old_release_back() {
+    rolled_back(WATCHED, "exits", &["the host died of exit code 7"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_workers_miss_the_heartbeat_and_the_host_is_replaced() {
+    let settings = format!("{WATCHED}[supervisor]\nheartbeat = \"1s\"\n");
+    let words = ["the host died of signal 9 SIGKILL", "all of its workers were stuck for 1s"];
+    rolled_back(&settings, "blocks its workers", &words).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eaten_memory_kills_the_host_and_brings_the_old_release_back() {
+    // What the machine's limit would do to it, without the machine: the host may write to 512 MiB.
+    let limit = |node: &Node| {
+        let pid = node.host_pid().to_string();
+        let limited =
+            std::process::Command::new("prlimit").args(["--pid", &pid, "--data=536870912"]).status();
+        assert!(limited.unwrap().success());
+    };
+    let words = ["the host died of signal 6 SIGABRT"];
+    let node = rolled_back_with(WATCHED, "eats memory", &words, limit).await;
+    let entry = last_upgrade(&node).to_string();
+    assert!(entry.contains("memory allocation of"), "{entry}");
+}
+
+/// An upgrade to 1.0.1 that goes on by itself, from the moment on at which it is on probation.
+fn on_probation(settings: &str) -> (Node, std::process::Child) {
+    let node = Node::serving("relmgr-faulty", settings, &[&good(), &better()]);
+    let upgrade = begin(&node);
+    (node, upgrade)
+}
+
+fn begin(node: &Node) -> std::process::Child {
+    let mut command = node.command(&["upgrade", "1.0.1"]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let upgrade = command.spawn().unwrap();
+    wait_for("1.0.1 is on probation", || (node.status().phase == Phase::Probation).then_some(()));
+    upgrade
+}
+
+fn ended(upgrade: std::process::Child) -> Done {
+    upgrade.wait_with_output().unwrap().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probation_is_committed_by_hand() {
+    let (mut node, upgrade) = on_probation(LONG);
+    assert_eq!(get(node.address(), "/").await.1, "1.0.1");
+    let status = node.status();
+    assert_eq!(status.current.unwrap().status, "current");
+    let of = |version: &Option<relmgr_model::Version>| version.as_ref().map(ToString::to_string);
+    assert_eq!(of(&status.permanent).as_deref(), Some("1.0.0"), "what the node boots");
+    assert_eq!(status.prev.unwrap().version.to_string(), "1.0.0");
+    assert!(status.probation_ends_at.is_some());
+    let states: Vec<_> = status.generations.iter().map(|generation| generation.state).collect();
+    assert_eq!(states, [GenerationState::Idle, GenerationState::Current]);
+    assert_eq!(node.mapped().len(), 2, "the old release stays loaded");
+
+    node.relmgr(&["upgrade", "1.0.1"]).failed(5, &["1.0.1 is on probation until", "relmgr rollback"]);
+    node.relmgr(&["restart"]).failed(5, &["relmgr commit"]);
+    let done = node.relmgr(&["commit"]).ok();
+    assert_eq!(done.stdout, "1.0.1 is permanent\n");
+    let done = ended(upgrade).ok();
+    assert!(done.stdout.contains("and is permanent: committed by uid"), "{done:?}");
+    assert_eq!(node.mapped().len(), 1);
+    assert_eq!(node.relmgr(&["commit"]).ok().stdout, "1.0.1 is permanent already\n");
+    node.relmgr(&["rollback"]).failed(1, &["no release is on probation", "relmgr downgrade"]);
+    let kinds: Vec<_> =
+        history(&node).iter().map(|entry| entry["kind"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["upgrade", "commit", "upgrade", "rollback"]);
+    node.relmgr(&["stop"]).ok();
+    node.wait_supervisor();
+    node.start();
+    assert_eq!(node.current().as_deref(), Some("1.0.1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probation_is_rolled_back_by_hand_without_a_failed_request() {
+    for command in ["rollback", "downgrade"] {
+        let (node, upgrade) = on_probation(LONG);
+        let load = Load::start(node.address(), "/", 4);
+        let done = node.relmgr(&[command]).ok();
+        assert!(done.stdout.starts_with("1.0.0 serves"), "{done:?}");
+        assert_eq!(get(node.address(), "/").await.1, "1.0.0");
+        ended(upgrade).failed(3, &["1.0.1 was rolled back: asked for by uid"]);
+        let seen = load.stop().await;
+        assert!(seen.failures.is_empty(), "{:?}", seen.failures);
+        node.relmgr(&["upgrade"]).failed(1, &["--retry"]);
+        node.relmgr(&["upgrade", "--retry", "--no-probation", "1.0.1"]).ok();
+        assert_eq!(node.current().as_deref(), Some("1.0.1"));
+        // Where it has been permanent before, nobody watches.
+        node.relmgr(&["downgrade"]).ok();
+        assert_eq!(node.status().permanent.unwrap().to_string(), "1.0.0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_children_of_the_release_that_comes_back_run_again() {
+    let settings = "[upgrade]\nprobation = \"10m\"\n";
+    let node = Node::serving(
+        "relmgr-kitchen",
+        settings,
+        &[&release("kitchen", "", "1.0.0"), &release("kitchen", "", "1.0.1")],
+    );
+    let count = async || get(node.address(), "/beats").await.1.parse::<u64>().unwrap();
+    let beats = async |what: &str| {
+        let before = count().await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while count().await == before {
+            assert!(Instant::now() < deadline, "no beat of the child: {what}");
+            tokio::task::yield_now().await;
+        }
+    };
+    beats("before").await;
+    let upgrade = begin(&node);
+    beats("on probation").await;
+    node.relmgr(&["rollback"]).ok();
+    assert_eq!(get(node.address(), "/api/public/version").await.1, "1.0.0");
+    beats("after the rollback").await;
+    ended(upgrade).failed(3, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_little_traffic_is_judged_by_its_own_setting() {
+    let settings = "[upgrade]\nprobation = \"300ms\"\n";
+    let node = Node::serving("relmgr-faulty", settings, &[&good(), &better()]);
+    let done = node.relmgr(&["upgrade"]).ok();
+    assert!(
+        done.stderr.contains("inconclusive: 0 requests in") && done.stderr.contains("20 would"),
+        "{done:?}"
+    );
+    assert!(last_upgrade(&node)["verdict"].as_str().unwrap().starts_with("inconclusive: 0 requests"));
+    assert_eq!(node.status().permanent.unwrap().to_string(), "1.0.1");
+
+    let settings = format!("{settings}inconclusive = \"rollback\"\n");
+    let node = Node::serving("relmgr-faulty", &settings, &[&good(), &better()]);
+    node.relmgr(&["upgrade"]).failed(3, &["rolled back: inconclusive: 0 requests", "upgrade.inconclusive"]);
+    assert_eq!(node.current().as_deref(), Some("1.0.0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_release_passes_under_load_without_a_failed_request() {
+    let node = Node::serving("relmgr-faulty", "[upgrade]\nprobation = \"1s\"\n", &[&good(), &better()]);
+    let load = Load::start(node.address(), "/", 4);
+    let done = node.relmgr(&["upgrade"]).ok();
+    let seen = load.stop().await;
+    assert!(seen.failures.is_empty(), "{:?}", seen.failures);
+    assert!(done.stdout.contains("is permanent: passed: "), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_is_killed_in_a_probation_boots_the_permanent_release() {
+    let (mut node, upgrade) = on_probation(LONG);
+    let host = node.host_pid();
+    node.kill_supervisor();
+    assert_eq!(ended(upgrade).code, 1, "nobody knows yet");
+    wait_for("the orphaned host ends", || kill(host, None).is_err().then_some(()));
+    node.start();
+    assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
+    let entry = last_upgrade(&node);
+    assert_eq!(entry["outcome"], "rolled_back");
+    assert_eq!(entry["error"], "the node ended in the probation of 1.0.1 and boots 1.0.0");
+    assert_eq!(node.status().last_operation.unwrap().error.as_deref(), entry["error"].as_str());
+    // The node's end is not the release's fault.
+    node.relmgr(&["upgrade", "--no-probation"]).ok();
+    assert_eq!(node.current().as_deref(), Some("1.0.1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_stopped_in_a_probation_boots_the_permanent_release() {
+    let (mut node, upgrade) = on_probation(LONG);
+    node.relmgr(&["stop"]).ok();
+    assert_eq!(node.wait_supervisor(), Some(0));
+    ended(upgrade).failed(3, &["stopped in the middle"]);
+    node.start();
+    assert_eq!(node.current().as_deref(), Some("1.0.0"));
+    assert_eq!(last_upgrade(&node)["outcome"], "rolled_back");
+    assert_eq!(history(&node).len(), 2, "told once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_killed_in_a_probation_costs_nothing_of_the_intensity() {
+    let (node, upgrade) = on_probation(&format!("{LONG}[supervisor]\nintensity = 0\n"));
+    kill(node.host_pid(), Signal::SIGKILL).unwrap();
+    // Connects while there is no host: waits, and is answered.
+    assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
+    ended(upgrade).failed(3, &["the host died of signal 9 SIGKILL"]);
+    assert_eq!(node.status().permanent.unwrap().to_string(), "1.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_dies_too_often_falls_back_to_prev_once_and_then_the_node_stops() {
+    let settings = "[supervisor]\nintensity = 1\nperiod = \"60s\"\n";
+    let mut node = Node::serving("relmgr-faulty", settings, &[&good(), &better()]);
+    node.relmgr(&["upgrade", "1.0.1"]).ok();
+    let die = |serves: &str| {
+        let host = node.host_pid();
+        kill(host, Signal::SIGKILL).unwrap();
+        wait_for("another host", || {
+            let status = node.status();
+            (status.host_pid.is_some_and(|pid| pid != host.as_raw() as u32)).then_some(())
+        });
+        wait_for("it serves", || (node.current().as_deref() == Some(serves)).then_some(()));
+    };
+    die("1.0.1");
+    die("1.0.0");
+    let status = node.status();
+    assert_eq!(status.permanent.unwrap().to_string(), "1.0.0", "recorded");
+    assert_eq!(status.prev, None, "nobody goes back to what does not live");
+    let fallback = status.last_operation.unwrap();
+    assert!(fallback.error.unwrap().contains("died 2 times (supervisor.intensity) with 1.0.1 in it"));
+    node.relmgr(&["upgrade"]).failed(1, &["1.0.1 failed on this node", "--retry"]);
+    die("1.0.0");
+    kill(node.host_pid(), Signal::SIGKILL).unwrap();
+    assert_eq!(node.wait_supervisor(), Some(1));
+    let told: Vec<_> = history(&node)
+        .iter()
+        .filter(|entry| entry["kind"] == "restart")
+        .map(|entry| entry["outcome"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(told, ["done", "rolled_back", "done", "done", "failed"]);
+    let last = history(&node).pop().unwrap();
+    assert!(last["error"].as_str().unwrap().contains("the node gave up"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permanent_release_that_does_not_boot_makes_way_for_prev_and_that_is_recorded() {
+    let mut node = Node::new("relmgr-faulty", "[upgrade]\nstart = \"2s\"\n");
+    node.publish(&good());
+    node.publish(&release("faulty", "start-of-environment", "1.0.1"));
+    node.start();
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    node.relmgr(&["upgrade", "1.0.1"]).ok();
+    node.relmgr(&["stop"]).ok();
+    node.wait_supervisor();
+    node.start_with(&[("RELMGR_TEST_START", "abort")]);
+    assert_eq!(node.current().as_deref(), Some("1.0.0"));
+    assert_eq!(node.status().permanent.unwrap().to_string(), "1.0.0");
+    let told: Vec<_> = history(&node).into_iter().filter(|entry| entry["kind"] == "restart").collect();
+    let words = |at: usize| told[at]["error"].as_str().unwrap().to_owned();
+    assert_eq!(words(0), "1.0.1: the host died (signal 6 SIGABRT, while starting it)");
+    assert_eq!((told[1]["outcome"].as_str(), words(1)), (Some("rolled_back"), words(0)));
+    node.relmgr(&["stop"]).ok();
+    node.wait_supervisor();
+    node.start();
+    assert_eq!(node.current().as_deref(), Some("1.0.0"), "what was recorded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_hook_is_told_and_holds_up_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let told = place.path().join("told");
+    let hook =
+        format!("[hooks]\noutcome = [\"/bin/sh\", \"-c\", \"cat >> {}; sleep 600\"]\n", told.display());
+    let settings = format!("{hook}[upgrade]\nprobation = \"200ms\"\ninconclusive = \"rollback\"\n");
+    let node = Node::serving("relmgr-faulty", &settings, &[&good(), &better()]);
+    node.relmgr(&["upgrade"]).failed(3, &["inconclusive"]);
+    let lines = wait_for("the hook is told twice", || {
+        let text = std::fs::read_to_string(&told).unwrap_or_default();
+        (text.lines().count() == 2).then_some(text)
+    });
+    let line: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((&line["app"], &line["kind"]), (&"relmgr-faulty".into(), &"upgrade".into()));
+    assert_eq!((&line["outcome"], &line["to"]), (&"rolled_back".into(), &"1.0.1".into()));
+}
+
+/// A node that serves 1.0.0, and whose trial of 1.0.1 meets `check`.
+fn node_with_trial(settings: &str, check: &str, pid: &std::path::Path) -> Node {
+    let mut node = Node::new("relmgr-faulty", settings);
+    node.publish(&good());
+    node.publish(&release("faulty", "shows-late", "1.0.1"));
+    node.start_with(&[("RELMGR_TEST_CHECK", check), ("RELMGR_TEST_PID", pid.to_str().unwrap())]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_that_takes_too_much_is_ended_and_the_node_serves_on() {
+    let limits = "[preflight]\ncpu = \"1s\"\nmemory_bytes = 268435456\nfiles = 64\n";
+    let cases: [(&str, &[&str]); 3] = [
+        ("spins", &["more than 1s of processor time (preflight.cpu in relmgr.toml)"]),
+        ("eats memory", &["more than 268435456 bytes of memory (preflight.memory_bytes in relmgr.toml)"]),
+        ("opens files", &["preflight refused it", "Too many open files"]),
+    ];
+    for (check, words) in cases {
+        let node = node_with_trial(limits, check, std::path::Path::new("/dev/null"));
+        let host = node.host_pid();
+        node.relmgr(&["upgrade"]).failed(1, words);
+        assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
+        assert_eq!(node.host_pid(), host);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trial_inherits_no_socket_and_leaves_no_process() {
+    let place = tempfile::tempdir().unwrap();
+    let pid = place.path().join("pid");
+    node_with_trial("", "looks around", &pid).relmgr(&["upgrade"]).ok();
+    // It holds the trial's stderr, for which nobody waits.
+    node_with_trial("", "leaves a process", &pid).relmgr(&["upgrade"]).ok();
+    let left: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    let left = nix::unistd::Pid::from_raw(left);
+    // Whoever reaps it takes its time; a zombie has ended too.
+    wait_for("what it left has ended", || {
+        let state = std::fs::read_to_string(format!("/proc/{left}/stat")).unwrap_or_default();
+        (kill(left, None).is_err() || state.contains(") Z ")).then_some(())
+    });
+}
