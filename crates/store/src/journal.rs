@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use relmgr_model::home::Home;
@@ -72,26 +73,34 @@ pub fn load(home: &Home, app: &str) -> Result<NodeRecord, JournalError> {
 /// Writes `state.json`, durably.
 ///
 /// # Errors
-/// [`JournalError::Io`]; the file is then what it was.
+/// [`JournalError::Io`]; the file is then what it was, or, where the directory alone could not be synced, the new one
+/// whole.
 pub fn save(home: &Home, record: &NodeRecord) -> Result<(), JournalError> {
     let path = home.state();
     let written = atomic::write(&path, record.to_json().as_bytes(), 0o644);
     written.map_err(|source| JournalError::Io { path, what: "written", source })
 }
 
-/// Appends one line to `history.jsonl`, durably.
+/// Appends one line to `history.jsonl`, durably. What is left of a line that was cut short stays a line of its own.
 ///
 /// # Errors
 /// [`JournalError::Io`].
 pub fn append_history(home: &Home, entry: &HistoryEntry) -> Result<(), JournalError> {
     let path = home.history();
     let append = || {
-        let mut line = serde_json::to_vec(entry)?;
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&path)?;
+        let len = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if len > 0 {
+            file.read_exact_at(&mut last, len - 1)?;
+        }
+        let mut line = if last == *b"\n" { vec![] } else { vec![b'\n'] };
+        serde_json::to_writer(&mut line, entry)?;
         line.push(b'\n');
-        let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
         // One write: a line is there whole or cut at its end, never mixed with another.
         file.write_all(&line)?;
-        file.sync_data()
+        file.sync_data()?;
+        if len == 0 { atomic::sync_dir(atomic::parent(&path)) } else { Ok(()) }
     };
     append().map_err(|source| JournalError::Io { path: path.clone(), what: "written", source })
 }
@@ -154,5 +163,8 @@ mod tests {
         text.truncate(text.len() - 10);
         std::fs::write(home.history(), &text).unwrap();
         assert_eq!(read_history(&home).unwrap(), vec![entry()]);
+        // The next entry does not become part of it.
+        append_history(&home, &entry()).unwrap();
+        assert_eq!(read_history(&home).unwrap(), vec![entry(), entry()]);
     }
 }

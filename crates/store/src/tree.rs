@@ -1,5 +1,6 @@
 //! A node's `releases/` directory.
 
+use std::fs::DirEntry;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use relmgr_model::Version;
 use relmgr_model::home::Home;
 use relmgr_model::manifest::{Manifest, ManifestError};
+use relmgr_model::record::NodeRecord;
 
 use crate::delta::{self, DeltaError};
 use crate::package::{self, PackageError};
@@ -20,7 +22,7 @@ pub enum TreeError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// `read`, `written`, `removed`.
+        /// `read`, `written`, `removed`, `cleared`.
         what: &'static str,
         /// Why.
         #[source]
@@ -62,27 +64,45 @@ impl ReleaseTree {
         Self { home }
     }
 
-    /// Makes the directories and clears what an interrupted fetch, unpack or removal left.
+    /// Makes the directories that fetching and unpacking need.
     ///
     /// # Errors
     /// [`TreeError::Io`].
-    pub fn prepare(&self) -> Result<(), TreeError> {
-        let releases = self.home.releases();
-        std::fs::create_dir_all(&releases).map_err(io_error(&releases, "written"))?;
-        for directory in [releases, self.home.path().to_owned()] {
-            clear_temporary(&directory).map_err(io_error(&directory, "written"))?;
+    pub fn make_directories(&self) -> Result<(), TreeError> {
+        [self.home.releases(), self.home.staging(), self.home.fetch()].iter().try_for_each(|directory| {
+            std::fs::create_dir_all(directory).map_err(io_error(directory, "written"))
+        })
+    }
+
+    /// Clears what a death or a power loss left, where the releases of `record` are all that is installed; without a
+    /// record (there was no `state.json`) releases stay, for nothing says that they are of no use.
+    ///
+    /// What cannot be cleared is only in the way: the rest is cleared all the same.
+    ///
+    /// # Errors
+    /// [`TreeError::Io`], the first one.
+    pub fn tidy(&self, record: Option<&NodeRecord>) -> Result<(), TreeError> {
+        let (releases, staging, fetch) = (self.home.releases(), self.home.staging(), self.home.fetch());
+        let mut results: Vec<Result<(), TreeError>> = vec![];
+        for directory in [self.home.path(), &releases, &fetch] {
+            results.push(clear(directory, is_temporary).map_err(io_error(directory, "cleared")));
         }
-        let staging = self.home.staging();
-        match std::fs::remove_dir_all(&staging) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error(&staging, "removed")(error));
-            }
-            _ => {}
+        let emptied = match std::fs::remove_dir_all(&staging) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        results.push(emptied.map_err(io_error(&staging, "removed")));
+        results.push(self.make_directories());
+        results.push(clear(&fetch, is_forgotten).map_err(io_error(&fetch, "cleared")));
+        if let Some(record) = record {
+            let installed = |entry: &DirEntry| Ok(is_of_any(entry, record.releases.keys()));
+            results.push(clear(&fetch, installed).map_err(io_error(&fetch, "cleared")));
+            results.push(self.versions().and_then(|versions| {
+                let mut unknown = versions.iter().filter(|version| !record.releases.contains_key(version));
+                unknown.try_for_each(|version| self.remove(version))
+            }));
         }
-        std::fs::create_dir(&staging).map_err(io_error(&staging, "written"))?;
-        let fetch = self.home.fetch();
-        std::fs::create_dir_all(&fetch).map_err(io_error(&fetch, "written"))?;
-        clear_forgotten(&fetch).map_err(io_error(&fetch, "written"))
+        results.into_iter().collect()
     }
 
     /// The versions that have a directory, whole or not.
@@ -236,27 +256,88 @@ pub(crate) fn verify_files(root: &Path, manifest: &Manifest) -> Result<(), TreeE
     Ok(())
 }
 
-/// What was being fetched and was not gone on with for so long is not waited for any more.
-const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-fn clear_forgotten(directory: &Path) -> io::Result<()> {
-    clear_temporary(directory)?;
-    for entry in std::fs::read_dir(directory)? {
+/// Removes the files of `directory` that are `useless`.
+fn clear(directory: &Path, useless: impl Fn(&DirEntry) -> io::Result<bool>) -> io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
-        // A clock that was set back makes it young, which costs room and nothing else.
-        if entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > FORGOTTEN) {
+        if useless(&entry)? {
             std::fs::remove_file(entry.path())?;
         }
     }
     Ok(())
 }
 
-fn clear_temporary(directory: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(atomic::TEMPORARY) {
-            std::fs::remove_file(entry.path())?;
-        }
+fn is_temporary(entry: &DirEntry) -> io::Result<bool> {
+    Ok(entry.file_name().to_string_lossy().starts_with(atomic::TEMPORARY))
+}
+
+/// What was being fetched and was not gone on with for so long is not waited for any more.
+const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+fn is_forgotten(entry: &DirEntry) -> io::Result<bool> {
+    // A clock that was set back makes it young, which costs room and nothing else.
+    Ok(entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > FORGOTTEN))
+}
+
+/// Whether what was fetched makes one of these releases: a power loss can bring back a package that was removed after
+/// it was unpacked. Beside it may lie a note of which of its ranges are done.
+fn is_of_any<'a>(entry: &DirEntry, mut versions: impl Iterator<Item = &'a Version>) -> bool {
+    let name = entry.file_name();
+    let name = name.to_string_lossy();
+    versions.any(|version| {
+        name.starts_with(&format!("{version}.tar.gz")) || name.contains(&format!("_{version}.delta"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::DateTime;
+    use relmgr_model::record::ReleaseRecord;
+    use relmgr_model::status::Status;
+    use std::collections::BTreeSet;
+
+    fn names(directory: &Path) -> BTreeSet<String> {
+        let names = std::fs::read_dir(directory).unwrap();
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
-    Ok(())
+
+    #[test]
+    fn what_is_of_no_release_of_the_record_goes_and_the_rest_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        let tree = ReleaseTree::new(home.clone());
+        tree.make_directories().unwrap();
+        let lie = |record| {
+            for name in [
+                "1.0.1.tar.gz",
+                "1.0.1.tar.gz.ranges",
+                "1.0.0_1.0.1.delta",
+                "1.0.10.tar.gz",
+                "1.0.1_2.0.0.delta",
+            ] {
+                std::fs::write(home.fetch().join(name), "bytes").unwrap();
+            }
+            for release in ["1.0.1", "2.0.0"] {
+                std::fs::create_dir_all(home.release(&release.parse().unwrap())).unwrap();
+            }
+            std::fs::write(home.staging().join("half"), "bytes").unwrap();
+            tree.tidy(record).unwrap();
+            assert_eq!(names(&home.staging()), BTreeSet::new());
+        };
+        lie(None);
+        assert_eq!(names(&home.fetch()).len(), 5);
+        assert!(names(&home.releases()).contains("2.0.0"));
+        let (installed_at, since) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
+        let release = ReleaseRecord { status: Status::Unpacked, installed_at, since };
+        let mut record = NodeRecord::new("live-poll");
+        record.releases.insert("1.0.1".parse().unwrap(), release);
+        lie(Some(&record));
+        assert_eq!(names(&home.fetch()), ["1.0.10.tar.gz".into(), "1.0.1_2.0.0.delta".into()].into());
+        assert_eq!(names(&home.releases()), [".fetch".into(), ".staging".into(), "1.0.1".into()].into());
+    }
 }

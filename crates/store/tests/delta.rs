@@ -540,7 +540,7 @@ fn a_tree_installs_a_delta_beside_its_base() {
     bench.make();
     let home = Home::new(bench.path("home"));
     let tree = ReleaseTree::new(home.clone());
-    tree.prepare().unwrap();
+    tree.make_directories().unwrap();
     let packed = bench.path("base.tar.gz");
     package::pack(&bench.path("base"), &packed).unwrap();
     let (from, to) = (bench.base.version.clone(), bench.target.version.clone());

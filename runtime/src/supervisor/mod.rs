@@ -33,15 +33,16 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use nix::fcntl::{Flock, FlockArg};
 use relmgr_model::home::Home;
-use relmgr_model::record::{HistoryEntry, OperationRecord};
+use relmgr_model::record::{HistoryEntry, NodeRecord, OperationRecord};
 use relmgr_model::settings::{Settings, SettingsError};
 use relmgr_store::journal::{self, JournalError};
 use relmgr_store::repository::{Options, Repository, RepositoryError};
 use relmgr_store::signature::Trust;
 use relmgr_store::storage::S3Options;
-use relmgr_store::tree::{ReleaseTree, TreeError};
+use relmgr_store::tree::ReleaseTree;
 use tokio::signal::unix::{SignalKind, signal};
 
+use handler::OperationError;
 use listeners::{BindError, Listener};
 use node::{End, Node};
 
@@ -96,9 +97,6 @@ pub enum RunError {
     /// The node's memory.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The releases on disk.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
     /// The host dies too often.
     #[error("the node gave up: {0}")]
     GaveUp(String),
@@ -130,8 +128,8 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     std::fs::create_dir_all(home.run()).map_err(io(home.run(), "written"))?;
     let _lock = take_lock(&home)?;
     // 2. What is remembered, and what a death left behind.
-    ReleaseTree::new(home.clone()).prepare()?;
     let record = journal::load(&home, &settings.app)?;
+    tidy(&home, &record);
     // 3. The sockets; from here on clients wait instead of being refused.
     let mut listeners = vec![];
     for address in &settings.listen.http {
@@ -172,6 +170,25 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     match why {
         Some(End::GaveUp(words)) => Err(RunError::GaveUp(words)),
         _ => Ok(()),
+    }
+}
+
+/// Clears what a death left. A disk that refuses is no reason not to serve.
+fn tidy(home: &Home, record: &NodeRecord) {
+    let tree = ReleaseTree::new(home.clone());
+    let written = home.state().exists();
+    if let Err(error) = tree.tidy(written.then_some(record)) {
+        tracing::error!(
+            "what an interrupted operation left is not cleared: {}",
+            OperationError::from(error).describe()
+        );
+    }
+    // From the first start on, what is in releases/ and not in the record is known to be of no use.
+    if !written
+        && tree.versions().is_ok_and(|versions| versions.is_empty())
+        && let Err(error) = journal::save(home, record)
+    {
+        tracing::error!("{}", OperationError::from(error).describe());
     }
 }
 

@@ -35,6 +35,7 @@ impl Walk<'_> {
             return Err(OperationError::Unsigned { version: to.clone() });
         }
         self.may_go_to(to).await?;
+        self.node.tree.make_directories()?;
         let pinned =
             self.pinned.as_ref().filter(|(version, _)| version == to).map(|(_, sha256)| sha256.as_str());
         let manifest = repository.manifest(to, pinned).await?.map(|verified| verified.manifest);
