@@ -5,6 +5,7 @@
 mod client;
 mod conf;
 mod contract;
+mod crash;
 mod faulty;
 mod journey;
 mod kitchen;

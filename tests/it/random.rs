@@ -1,16 +1,10 @@
 //! Anything in any order: after each step the promises of the home directory hold.
 
-use std::collections::BTreeSet;
-
 use nix::sys::signal::{Signal, kill};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use relmgr_model::control::Phase;
-use relmgr_model::record::NodeRecord;
-use relmgr_model::status::Status;
 use relmgr_testkit::kit::{Node, Release, release, wait_for};
-
-use crate::client::get;
+use relmgr_testkit::promises::assert_kept;
 
 /// What can be asked of a node, or happen to it.
 #[derive(Debug, Clone)]
@@ -123,69 +117,6 @@ fn corrupt(node: &Node, version: &str) {
     }
 }
 
-/// What DESIGN promises of a home, whatever happened before.
-async fn check(node: &Node) {
-    let status = wait_for("the node has settled", || {
-        Some(node.status()).filter(|status| matches!(status.phase, Phase::Steady | Phase::Probation))
-    });
-    let on_probation = status.phase == Phase::Probation;
-    let home = node.home();
-    // The record is whole, and says nothing that only a living process can make true.
-    let record = match std::fs::read_to_string(home.join("state.json")) {
-        Ok(text) => NodeRecord::parse(&text).unwrap(),
-        // Nothing has been written yet.
-        Err(_) => NodeRecord::new("relmgr-faulty"),
-    };
-    assert_eq!(record.operation.is_some(), on_probation, "an operation that is over leaves no note");
-    let permanent = record.releases.iter().filter(|(_, release)| release.status == Status::Permanent);
-    let permanent: Vec<_> = permanent.map(|(version, _)| version.clone()).collect();
-    assert_eq!(permanent, Vec::from_iter(record.permanent.clone()), "one permanent release, and that one");
-    assert!(record.releases.values().all(|release| release.status != Status::Current));
-    let prev = record.prev.as_ref();
-    assert!(prev.is_none_or(|prev| record.releases.contains_key(prev)), "prev is installed");
-    assert!(prev.is_none() || prev != record.permanent.as_ref());
-    // One whole release serves, and everybody says the same of it.
-    let current = status.current.clone().map(|current| current.version);
-    let (code, body) = get(node.address(), "/api/public/version").await;
-    match &current {
-        Some(version) => assert_eq!((code, body), (200, version.to_string())),
-        None => assert_eq!((code, record.permanent.as_ref()), (503, None), "nothing was ever installed"),
-    }
-    assert!(on_probation || current == record.permanent, "what serves is what boots");
-    let link = |name| std::fs::read_link(home.join("releases").join(name)).ok();
-    let named = |version: Option<&relmgr_model::Version>| version.map(|version| version.to_string().into());
-    assert_eq!(link("current"), named(current.as_ref()));
-    assert_eq!(link("prev"), named(status.prev.as_ref().map(|prev| &prev.version)));
-    // The directories are those of the record.
-    let mut directories = BTreeSet::new();
-    for entry in std::fs::read_dir(home.join("releases")).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        if entry.file_type().unwrap().is_dir() && !name.starts_with('.') {
-            assert!(entry.path().join("VERSION").exists(), "{name} is whole");
-            directories.insert(name);
-        }
-    }
-    assert_eq!(directories, record.releases.keys().map(ToString::to_string).collect());
-    // Nothing temporary is left.
-    for directory in [".staging", ".fetch"] {
-        // The directory of fetches comes with the first of them.
-        let Ok(entries) = std::fs::read_dir(home.join("releases").join(directory)) else { continue };
-        let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-        assert!(left.is_empty(), "{directory} holds {left:?}");
-    }
-    let known = ["app.conf", "history.jsonl", "relmgr.toml", "releases", "run", "state.json"];
-    for entry in std::fs::read_dir(&home).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(known.contains(&name.as_str()), "{name} is left in the home");
-    }
-    // What may serve is in memory, and nothing else.
-    let loaded: BTreeSet<_> =
-        status.generations.iter().map(|generation| generation.version.clone()).collect();
-    let may_serve: BTreeSet<_> = current.into_iter().chain(record.permanent).collect();
-    assert_eq!(loaded, may_serve);
-}
-
 #[test]
 fn any_order_of_operations_and_deaths_keeps_the_promises() {
     let releases = releases();
@@ -197,11 +128,10 @@ fn any_order_of_operations_and_deaths_keeps_the_promises() {
                         [supervisor]\nintensity = 1000\n";
         let mut node = Node::serving("relmgr-faulty", settings, &[]);
         releases.iter().for_each(|release| node.publish(release));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for (at, step) in steps.iter().enumerate() {
             eprintln!("{at}: {step:?}");
             take(&mut node, step);
-            runtime.block_on(check(&node));
+            assert_kept(&node);
         }
         Ok(())
     });

@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask test | lint | demo | bench`.
+//! The project's own commands: `cargo xtask test | lint | demo | bench | crash-matrix`.
 
 #![allow(clippy::unwrap_used, reason = "a developer's tool says by a panic what went wrong")]
 
 mod bench;
 mod bench_conf;
+mod crash_matrix;
 mod deltas;
 mod demo;
 mod lint;
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::Args),
     /// Print the numbers: throughput, upgrades, latency, conf, recovery, deltas, repository (all of them by default)
     Bench(bench::Args),
+    /// Break every operation at every call by which it changes a file: kills, errors, power losses (an hour for all)
+    CrashMatrix(crash_matrix::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::main(),
         Command::Demo(args) => demo::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::CrashMatrix(args) => crash_matrix::main(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,9 +2,8 @@
 //! releases made by `cargo relmgr release` once for all tests.
 
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,8 @@ use relmgr_model::control::NodeStatus;
 use serde_json::Value;
 
 use crate::process;
+use crate::started::Started;
+use crate::trace::Watch;
 
 /// Nothing that a test waits for takes so long on a machine that works.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -183,7 +184,7 @@ impl Done {
 /// A node's home, a repository, and the supervisor while it runs.
 pub struct Node {
     root: tempfile::TempDir,
-    supervisor: Option<Child>,
+    supervisor: Option<Started>,
     address: Option<SocketAddr>,
 }
 
@@ -250,23 +251,33 @@ impl Node {
 
     /// As [`Node::start`], with variables in the environment.
     pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        self.spawn(environment, None);
+        self.wait_up();
+    }
+
+    /// As [`Node::start`], the supervisor's calls seen by `watch`.
+    pub fn start_traced(&mut self, watch: &Watch) {
+        self.spawn_traced(watch);
+        self.wait_up();
+    }
+
+    /// As [`Node::start_traced`], without waiting: it may be killed before it answers.
+    pub fn spawn_traced(&mut self, watch: &Watch) {
+        self.spawn(&[], Some(watch));
+    }
+
+    fn spawn(&mut self, environment: &[(&str, &str)], watch: Option<&Watch>) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let supervisor = Command::new(bin("relmgr"))
-            .arg("run")
-            .arg("--home")
-            .arg(self.home())
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            // A group of its own: what ends a test's or a demo's group leaves the node to its keeper.
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        self.supervisor = Some(supervisor);
+        let mut command = Command::new(bin("relmgr"));
+        command.arg("run").arg("--home").arg(self.home()).envs(environment.iter().copied());
+        self.supervisor = Some(Started::spawn(command, log, watch));
+    }
+
+    /// Waits until the supervisor answers.
+    pub fn wait_up(&mut self) {
         let status = wait_for("the node is up", || {
             // Of one that has ended there is nothing to wait for.
-            let ended = self.supervisor.as_mut().and_then(|supervisor| supervisor.try_wait().unwrap());
+            let ended = self.supervisor.as_mut().and_then(Started::try_wait);
             assert!(ended.is_none(), "the supervisor ended, {}", ended.unwrap_or_default());
             self.try_status().filter(|status| status.phase != relmgr_model::control::Phase::Booting)
         });
@@ -316,7 +327,7 @@ impl Node {
 
     /// The supervisor's process.
     pub fn supervisor_pid(&self) -> Pid {
-        Pid::from_raw(self.supervisor.as_ref().unwrap().id().try_into().unwrap())
+        Pid::from_raw(self.supervisor.as_ref().unwrap().id())
     }
 
     /// The host's process; waits for one.
@@ -335,15 +346,33 @@ impl Node {
     /// Kills the supervisor and waits for its end; the home stays.
     pub fn kill_supervisor(&mut self) {
         if let Some(mut supervisor) = self.supervisor.take() {
-            supervisor.kill().unwrap();
-            supervisor.wait().unwrap();
+            supervisor.kill();
+            supervisor.wait();
         }
+    }
+
+    /// Whether the supervisor answers and has a host; says from then on where the node listens.
+    pub fn is_up(&mut self) -> bool {
+        let up = self.try_status().filter(|status| status.phase != relmgr_model::control::Phase::Booting);
+        self.address = up.as_ref().and_then(|status| status.listeners[0].parse().ok());
+        up.is_some()
+    }
+
+    /// Whether nothing is under way, or a release is on probation.
+    pub fn is_settled(&self) -> bool {
+        use relmgr_model::control::Phase;
+        self.try_status().is_some_and(|status| matches!(status.phase, Phase::Steady | Phase::Probation))
+    }
+
+    /// Whether the supervisor lives.
+    pub fn is_running(&mut self) -> bool {
+        self.supervisor.as_mut().is_some_and(|supervisor| supervisor.try_wait().is_none())
     }
 
     /// Waits for the supervisor's end; its exit code.
     pub fn wait_supervisor(&mut self) -> Option<i32> {
         let mut supervisor = self.supervisor.take().unwrap();
-        wait_for("the supervisor ends", || supervisor.try_wait().unwrap()).code()
+        wait_for("the supervisor ends", || supervisor.try_wait()).code()
     }
 
     /// The application's libraries that the host has mapped, by path.
@@ -379,8 +408,8 @@ impl Drop for Node {
     fn drop(&mut self) {
         let Some(mut supervisor) = self.supervisor.take() else { return };
         let host = self.try_status().and_then(|status| status.host_pid);
-        let _ = supervisor.kill();
-        let _ = supervisor.wait();
+        supervisor.kill();
+        supervisor.wait();
         // The host ends by itself when the supervisor is gone; a stuck one is not left behind either.
         if let Some(host) = host {
             let _ = kill(Pid::from_raw(host.try_into().unwrap()), Signal::SIGKILL);

@@ -5,6 +5,11 @@
 
 pub mod kit;
 pub mod load;
+pub mod lost;
+pub mod matrix;
 pub mod process;
+pub mod promises;
 pub mod proxy;
 pub mod s3;
+mod started;
+pub mod trace;
