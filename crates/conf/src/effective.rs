@@ -98,10 +98,12 @@ impl Effective {
                 object(&mut root, above).entry(&**name).or_insert_with(|| serde_json::Map::new().into());
             }
         }
-        for (key, entry) in &self.entries {
-            if let Some((name, above)) = key.segments().split_last() {
-                object(&mut root, above).insert(name.to_string(), entry.value.to_json());
-            }
+        // In the order of the keys a group's stand together: its object is looked for once.
+        let entries: Vec<_> = self.entries.iter().collect();
+        for group in entries.chunk_by(|(key, _), (next, _)| key.above() == next.above()) {
+            let object = object(&mut root, group[0].0.above());
+            let values = group.iter().filter_map(|(key, entry)| Some((key.segments().last()?, entry)));
+            object.extend(values.map(|(name, entry)| (name.to_string(), entry.value.to_json())));
         }
         serde_json::Value::Object(root)
     }

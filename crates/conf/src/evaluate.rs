@@ -154,7 +154,14 @@ impl<'a> Evaluation<'a> {
         let mut evaluation = Evaluation { sources, schema, on_node, faults, result, seen, unresolved };
         // At once and in order: a map of 10,000 keys is made faster than it is filled.
         let values = layer.settings.into_iter();
-        let entries = values.filter_map(|(key, assigned)| evaluation.file_value(key, &assigned)).collect();
+        let mut misfits = vec![];
+        let value = |((index, key), assigned): ((usize, Key), Assigned)| {
+            evaluation.file_value(index, key, &assigned, &mut misfits)
+        };
+        let entries = values.filter_map(value).collect();
+        // Told in the order of the keys; the layer has the schema's.
+        misfits.sort_by(|(key, _), (other, _)| key.cmp(other));
+        misfits.into_iter().for_each(|(_, fault)| evaluation.faults.push(fault));
         evaluation.result.entries = entries;
         if on_node {
             evaluation.environment();
@@ -164,9 +171,16 @@ impl<'a> Evaluation<'a> {
         evaluation.faults.or(evaluation.result)
     }
 
-    fn file_value(&mut self, key: Key, assigned: &Assigned) -> Option<(Key, Entry)> {
-        let spec = &self.schema.keys[assigned.index].1;
-        self.seen[assigned.index] = true;
+    /// The value of `key`, the one at `index` of the schema.
+    fn file_value(
+        &mut self,
+        index: usize,
+        key: Key,
+        assigned: &Assigned,
+        misfits: &mut Vec<(Key, Fault)>,
+    ) -> Option<(Key, Entry)> {
+        let spec = &self.schema.keys[index].1;
+        self.seen[index] = true;
         // What the environment sets anyway is not resolved: its reference may be for another machine.
         let overridden = spec.env.as_ref().is_some_and(|name| self.variable(name).is_some());
         if overridden || (!self.on_node && assigned.value.has_references()) {
@@ -181,7 +195,7 @@ impl<'a> Evaluation<'a> {
             let masked = spec.secret.then(|| assigned.value.span());
             let mut fault = fault_at(&assigned.source, &problem.span, problem.message, masked).about(&key);
             fault.hint = problem.hint;
-            self.faults.push(fault);
+            misfits.push((key.clone(), fault));
         }
         let Some(value) = value else {
             self.unresolved.insert(key);

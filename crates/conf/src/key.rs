@@ -28,6 +28,11 @@ impl Key {
         &self.0
     }
 
+    /// The segments but the last: the group that it belongs to.
+    pub(crate) fn above(&self) -> &[Box<str>] {
+        self.0.split_last().map_or(&[], |(_, above)| above)
+    }
+
     pub(crate) fn child(&self, segment: &str) -> Self {
         Self(self.0.iter().cloned().chain([segment.into()]).collect())
     }

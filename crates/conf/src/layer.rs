@@ -22,8 +22,6 @@ const MAX_FILES: usize = 1000;
 /// A key's value as written, and where.
 #[derive(Debug, Clone)]
 pub(crate) struct Assigned {
-    /// The key's place in the schema.
-    pub(crate) index: usize,
     pub(crate) value: Rc<Node>,
     pub(crate) key_span: Span,
     pub(crate) source: Rc<Source>,
@@ -32,7 +30,8 @@ pub(crate) struct Assigned {
 /// What some files set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Layer {
-    pub(crate) settings: BTreeMap<Key, Assigned>,
+    /// By the key's place in the schema first: of ten thousand keys, most are told apart by a number.
+    pub(crate) settings: BTreeMap<(usize, Key), Assigned>,
     /// Keys whose values could not be read: nobody should be told that they are missing, too.
     pub(crate) broken: BTreeSet<Key>,
 }
@@ -279,10 +278,10 @@ impl<'a> Loader<'a> {
                 return;
             }
         };
-        match layer.settings.entry(today) {
+        match layer.settings.entry((index, today)) {
             Entry::Vacant(slot) => {
                 let (value, source) = (Rc::new(value), Rc::clone(source));
-                slot.insert(Assigned { index, value, key_span, source });
+                slot.insert(Assigned { value, key_span, source });
             }
             Entry::Occupied(first) => {
                 let first = first.get();
@@ -373,7 +372,7 @@ mod tests {
 
     fn shape(layer: &Layer) -> Vec<(String, String)> {
         let place = |assigned: &Assigned| assigned.source.place(assigned.key_span.start).to_string();
-        layer.settings.iter().map(|(key, assigned)| (key.to_string(), place(assigned))).collect()
+        layer.settings.iter().map(|((_, key), assigned)| (key.to_string(), place(assigned))).collect()
     }
 
     proptest! {
