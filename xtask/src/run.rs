@@ -31,8 +31,8 @@ pub fn has_cargo(name: &str) -> bool {
 
 /// Builds `relmgr` and `cargo-relmgr` as users get them; the directory that they lie in.
 pub fn build_release_binaries() -> anyhow::Result<PathBuf> {
-    run(cargo(&["build", "--release", "--package", "relmgr", "--package", "cargo-relmgr"]))?;
-    Ok(target_dir()?.join("release"))
+    run(cargo(&["build", "--profile", "dist", "--package", "relmgr", "--package", "cargo-relmgr"]))?;
+    Ok(target_dir()?.join("dist"))
 }
 
 /// The workspace's target directory.

@@ -80,7 +80,7 @@ impl http_body::Body for Body {
 }
 
 fn read_trailers(bytes: Bytes) -> Result<Frame<Bytes>, BodyError> {
-    fields::read(bytes, 4).map(Frame::trailers).map_err(|reason| BodyError(reason.into()))
+    fields::read(&bytes, bytes.len(), 4).map(Frame::trailers).map_err(|reason| BodyError(reason.into()))
 }
 
 fn size_hint(hint: relmgr_abi::body::SizeHint) -> SizeHint {

@@ -113,9 +113,9 @@ pub fn build(manifest: &Path, features: &str, version: &str) -> Release {
     release
 }
 
-/// The profile of the binaries: releases are made with the same.
+/// The profile of releases: that of an author beside binaries as users get them.
 fn profile() -> &'static str {
-    if binaries().ends_with("release") { "release" } else { "dev" }
+    if binaries().ends_with("debug") { "dev" } else { "release" }
 }
 
 /// The same for all processes of one test run: nextest says it, `cargo test` is one process.

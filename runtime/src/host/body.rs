@@ -132,7 +132,8 @@ impl Body for ResponseBody {
                         Poll::Ready(Some(Ok(Frame::data(bytes))))
                     }
                     FfiFrame::Trailers(bytes) => {
-                        let read = fields::read(Bytes::copy_from_slice(bytes.as_ref()), 4);
+                        let bytes = Bytes::copy_from_slice(bytes.as_ref());
+                        let read = fields::read(&bytes, bytes.len(), 4);
                         let read = read.map_err(|reason| BodyError::Application(reason.into()));
                         Poll::Ready(Some(read.map(Frame::trailers)))
                     }

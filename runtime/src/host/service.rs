@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::Buf;
 use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -167,11 +167,10 @@ impl Future for Answer {
 
 /// The library's response as hyper's.
 fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Response<ResponseBody> {
-    // One copy of a small head (and a small body) frees the library's memory at once.
-    let mut bytes = Bytes::copy_from_slice(response.bytes.as_ref());
-    drop(response.bytes);
-    let whole = bytes.split_off((response.fields_len as usize).min(bytes.len()));
-    let head = fields::read(bytes, response.fields as usize);
+    // In place: head and small body share one owner, which costs less than a copy that both share.
+    let mut bytes = HeldBytes::wrap(response.bytes, guard.generation().mapping());
+    let fields_len = (response.fields_len as usize).min(bytes.len());
+    let head = fields::read(&bytes, fields_len, response.fields as usize);
     let status = StatusCode::from_u16(response.status);
     let (Ok(headers), Ok(status)) = (head, status) else {
         guard.generation().facts.measures.failed();
@@ -187,7 +186,10 @@ fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Re
             let bytes = Some(HeldBytes::wrap(held, guard.generation().mapping()));
             ResponseBody::Whole { bytes, guard: Some(guard), turn }
         }
-        (None, None) => ResponseBody::Whole { bytes: Some(whole), guard: Some(guard), turn },
+        (None, None) => {
+            bytes.advance(fields_len);
+            ResponseBody::Whole { bytes: Some(bytes), guard: Some(guard), turn }
+        }
     };
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
