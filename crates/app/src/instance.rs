@@ -369,7 +369,7 @@ pub(crate) unsafe extern "C" fn ffi_children<A: Application>(data: *const ()) ->
     let instance = unsafe { instance::<A>(data) };
     let tree = instance.children().as_ref().map(children::Running::tree);
     // Every tree has a JSON form.
-    tree.and_then(|tree| serde_json::to_vec(&tree).ok()).unwrap_or_default().into()
+    serde_json::to_vec(&tree).unwrap_or_default().into()
 }
 
 pub(crate) unsafe extern "C" fn ffi_conf_change<A: Application>(

@@ -49,9 +49,9 @@ impl Running {
             let context = ChildContext { order: told, ready: None };
             match supervise::supervise(supervisor, seen.clone(), context).await {
                 Ok(()) => seen.ended("ended", State::Stopped),
-                Err(reason) => {
-                    log::send(1, "relmgr_app", &format!("background children: {reason}"));
-                    seen.ended(&reason, State::Failed);
+                Err(fault) => {
+                    log::send(1, "relmgr_app", &format!("background children: {}", fault.what));
+                    seen.ended(&fault.to_string(), State::Failed);
                 }
             }
         });

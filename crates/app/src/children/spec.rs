@@ -12,8 +12,37 @@ use super::context::ChildContext;
 use crate::Error;
 use crate::response::describe;
 
-/// How a child ended: well, or in these words.
-pub(super) type Exit = Result<(), String>;
+/// How a child ended.
+pub(super) type Exit = Result<(), Fault>;
+
+/// How a child ended that did not end well.
+#[derive(Debug, Clone)]
+pub(super) struct Fault {
+    /// What it did, for the log.
+    pub(super) what: String,
+    /// The application's own words for it. They may hold secrets, which nobody looks for in a log.
+    pub(super) words: Option<String>,
+}
+
+impl Fault {
+    /// A fault of which the application has said nothing.
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), words: None }
+    }
+
+    pub(super) fn with_words(what: impl Into<String>, words: String) -> Self {
+        Self { what: what.into(), words: Some(words) }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.words {
+            Some(words) => write!(f, "{}: {words}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
+}
 
 pub(super) type StartFn = dyn Fn(ChildContext) -> Pin<Box<dyn Future<Output = Exit> + Send>> + Send + Sync;
 
@@ -97,7 +126,8 @@ impl Child {
             Arc::new(move |context| {
                 let start = start.clone();
                 Box::pin(async move {
-                    start(context).await.map_err(|error| format!("failed: {}", describe(error.as_ref())))
+                    let done = start(context).await;
+                    done.map_err(|error| Fault::with_words("failed", describe(error.as_ref())))
                 })
             }),
         )

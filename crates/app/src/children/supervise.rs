@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::context::{ChildContext, IsReady, Order};
 use super::decide::{Children, Decision, Phase, Rule};
-use super::spec::{Exit, Shutdown, Supervisor, Work};
+use super::spec::{Exit, Fault, Shutdown, Supervisor, Work};
 use super::status::Status;
 use crate::log;
 
@@ -70,17 +70,24 @@ impl Task {
     }
 }
 
-/// How a task's end is told.
-fn words(exit: &Exit) -> &str {
-    exit.as_ref().map_or_else(String::as_str, |()| "ended")
+/// How an end is told to people.
+fn told(exit: &Exit) -> String {
+    exit.as_ref().map_or_else(ToString::to_string, |()| ENDED.into())
 }
+
+/// How an end is told to the log.
+fn logged(exit: &Exit) -> &str {
+    exit.as_ref().map_or_else(|fault| fault.what.as_str(), |()| ENDED)
+}
+
+const ENDED: &str = "ended";
 
 fn exit(joined: Result<Exit, JoinError>, dropped: Option<String>) -> Exit {
     match joined {
         Ok(exit) => exit,
         Err(error) => Err(match error.try_into_panic() {
-            Ok(payload) => format!("panicked: {}", panic_message(payload)),
-            Err(_) => dropped.unwrap_or_else(|| "was cancelled".into()),
+            Ok(payload) => Fault::with_words("panicked", panic_message(payload)),
+            Err(_) => Fault::new(dropped.unwrap_or_else(|| "was cancelled".into())),
         }),
     }
 }
@@ -220,34 +227,35 @@ impl Running {
         }
     }
 
-    /// Does what a child's end leads to; an error: it gives up, for this reason.
-    async fn ended(&mut self, index: usize, exit: &Exit) -> Result<(), String> {
+    /// Does what a child's end leads to; a fault: it gives up.
+    async fn ended(&mut self, index: usize, exit: &Exit) -> Exit {
         let (child, status) = (&self.spec.children[index], self.status.children[index].clone());
-        let words = words(exit);
+        let (words, short) = (told(exit), logged(exit));
         let level = if exit.is_err() { 2 } else { 3 };
         match self.children.ended(index, exit.is_err(), self.begun.elapsed()) {
             Decision::Leave => {
                 let state = if exit.is_err() { State::Failed } else { State::Stopped };
-                status.ended(words, state);
-                log::send(level, "relmgr_app", &format!("child {} {words}: it stays down", child.name));
+                status.ended(&words, state);
+                log::send(level, "relmgr_app", &format!("child {} {short}: it stays down", child.name));
                 Ok(())
             }
             Decision::Restart { end } => {
-                status.ended(words, State::Restarting);
-                log::send(level, "relmgr_app", &format!("child {} {words}: it is started again", child.name));
+                status.ended(&words, State::Restarting);
+                log::send(level, "relmgr_app", &format!("child {} {short}: it is started again", child.name));
                 for other in end {
                     self.end(other).await;
                 }
                 Ok(())
             }
             Decision::GiveUp => {
-                status.ended(words, if exit.is_err() { State::Failed } else { State::Stopped });
+                status.ended(&words, if exit.is_err() { State::Failed } else { State::Stopped });
                 let Supervisor { intensity, period, .. } = self.spec;
                 let times = if intensity == 1 { "time" } else { "times" };
-                Err(format!(
-                    "gave up after starting children again {intensity} {times} within {period:?}: {} {words}",
+                let what = format!(
+                    "gave up after starting children again {intensity} {times} within {period:?}: {} {short}",
                     child.name
-                ))
+                );
+                Err(Fault { what, words: exit.as_ref().err().and_then(|fault| fault.words.clone()) })
             }
         }
     }
@@ -299,7 +307,7 @@ impl Running {
         if let Some(exit) = exit {
             let state =
                 if self.children.phase(index) == Phase::Pending { State::Restarting } else { State::Stopped };
-            status.ended(words(&exit), state);
+            status.ended(&told(&exit), state);
         } else if self.children.phase(index) != Phase::Down {
             // It had not been started, and is not going to be.
             status.withdrawn();
