@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use chrono::Utc;
-use relmgr_app::{Application, Child, ConfChange, Context, Error};
+use relmgr_app::{Application, Child, ConfChange, Context, Error, Restart, Strategy, Supervisor};
 
 use polls::Polls;
 use settings::Settings;
@@ -88,9 +88,9 @@ impl Application for LivePoll {
         Ok(())
     }
 
-    fn children(&self) -> Vec<Child> {
+    fn supervisor(&self) -> Supervisor {
         let shared = self.0.clone();
-        vec![Child::new("closer", move |mut context| {
+        let closer = Child::new("closer", move |mut context| {
             let shared = shared.clone();
             async move {
                 while !context.stopping_within(Duration::from_millis(500)).await {
@@ -99,6 +99,9 @@ impl Application for LivePoll {
                     }
                 }
             }
-        })]
+        });
+        // One round is over in an instant: a closer that takes longer to end hangs.
+        let closer = closer.restart(Restart::Permanent).shutdown(Duration::from_secs(1));
+        Supervisor::new(Strategy::OneForOne).intensity(3, Duration::from_secs(60)).child(closer)
     }
 }

@@ -59,6 +59,22 @@ impl Copy {
         std::fs::write(path, text.replace(from, to)).unwrap();
     }
 
+    /// Takes one of the instance's functions away.
+    fn without(&self, function: &str) {
+        let path = self.path("crates/abi/src/root.rs");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let field = format!("    pub {function}: unsafe extern \"C\" fn");
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| line.starts_with(&field)).expect("the field is there");
+        let documented = lines[..at].iter().rev().take_while(|line| line.starts_with("    ///")).count();
+        let rest = [&lines[..at - documented], &lines[at + 1..]].concat();
+        std::fs::write(path, rest.join("\n")).unwrap();
+        let ffi = format!("        {function}: instance::ffi_{function}::<A>,\n");
+        self.edit("crates/app/src/export.rs", &ffi, "");
+        let head = format!("pub(crate) unsafe extern \"C\" fn ffi_{function}<");
+        self.edit("crates/app/src/instance.rs", &head, &format!("#[allow(dead_code)]\n{head}"));
+    }
+
     /// The release 1.0.1 of the fixture as it is here.
     fn release(&self, name: &str) -> Release {
         // Of its own name, so that the cache of releases knows it from others.
@@ -117,15 +133,15 @@ async fn a_contract_type_of_another_kind_in_the_same_place_is_refused_by_its_lay
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_a_newer_contract_asks_for_a_newer_relmgr() {
     let copy = Copy::new();
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 2");
-    refused(&copy.release("newer"), &["built against contract 1.2, this relmgr speaks 1.1", "update relmgr"])
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 2", "ABI_MINOR: u32 = 3");
+    refused(&copy.release("newer"), &["built against contract 1.3, this relmgr speaks 1.2", "update relmgr"])
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_the_contract_before_it_grew_is_served() {
     let copy = Copy::new();
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 0");
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 2", "ABI_MINOR: u32 = 0");
     // Contract 1.0 has no schema, and a library may do without telling who it is.
     for (name, field) in [
         (
@@ -155,24 +171,10 @@ async fn a_library_of_the_contract_before_it_grew_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_that_cannot_be_told_of_changed_settings_gets_them_at_the_restart() {
     let copy = Copy::of("live");
-    let lines = |file: &str, first: &str, last: &str| {
-        let text = std::fs::read_to_string(copy.path(file)).unwrap();
-        let start = text.find(first).unwrap_or_else(|| panic!("{file} has no `{first}`"));
-        let end = start + text[start..].find(last).unwrap() + last.len();
-        copy.edit(file, &text[start..end], "");
-    };
-    lines(
-        "crates/abi/src/root.rs",
-        "    /// Tells the application of settings",
-        "FfiFuture<RResult<bool, RString>>,\n",
-    );
-    lines("crates/app/src/export.rs", "        conf_change:", "\n");
-    copy.edit(
-        "crates/app/src/instance.rs",
-        "pub(crate) unsafe extern \"C\" fn ffi_conf_change",
-        "#[allow(dead_code)]\npub(crate) unsafe extern \"C\" fn ffi_conf_change",
-    );
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 1", "ABI_MINOR: u32 = 0");
+    for function in ["conf_change", "children", "suspend_within"] {
+        copy.without(function);
+    }
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 2", "ABI_MINOR: u32 = 0");
     let old = copy.release("live-older");
     let node = Node::serving("relmgr-live", "", &[&old]);
     let settings = async || get(node.address(), "/settings").await.1;
@@ -185,4 +187,22 @@ async fn a_library_that_cannot_be_told_of_changed_settings_gets_them_at_the_rest
     assert!(settings().await.contains("\"pool_size\":77"));
     let pending = || node.status().conf.unwrap().pending;
     wait_for("nothing waits", || pending().is_empty().then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_that_does_not_show_its_children_has_them_all_the_same() {
+    let copy = Copy::new();
+    for function in ["children", "suspend_within"] {
+        copy.without(function);
+    }
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 2", "ABI_MINOR: u32 = 1");
+    let old = copy.release("childless");
+    let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0"), &old]);
+    let children = || node.status().generations.pop().unwrap().children;
+    assert_eq!(children()[0].name, "watcher");
+    node.relmgr(&["upgrade", "1.0.1"]).ok();
+    assert_eq!(children(), []);
+    node.relmgr(&["downgrade"]).ok();
+    assert_eq!(children()[0].name, "watcher");
+    assert_eq!(node.mapped().len(), 1);
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{Connection, get, get_h2};
+use relmgr_model::children::{ChildState, Kind, Restart, Strategy};
 use relmgr_testkit::kit::{Node, release, wait_for};
 
 fn kitchen() -> Node {
@@ -164,6 +165,58 @@ async fn children_run_in_the_current_generation_only() {
     node.relmgr(&["upgrade"]).ok();
     while beats().await < 3 {}
     assert_eq!(node.mapped().len(), 1, "the old generation's child has ended: {:?}", node.status());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_are_seen_in_status_with_what_became_of_them() {
+    let node = Node::serving("relmgr-kitchen", "", &[&release("kitchen", "", "1.0.0")]);
+    let generation = || node.status().generations.remove(0);
+    let chest = || generation().children.remove(0);
+    let is = |state: ChildState, restarts: u64| {
+        wait_for("the heart is started again", || {
+            let chest = chest();
+            let all_are =
+                chest.children.iter().all(|child| (child.state, child.restarts) == (state, restarts));
+            all_are.then_some(chest)
+        })
+    };
+    let before = is(ChildState::Running, 0);
+    assert_eq!((before.name.as_str(), before.kind), ("chest", Kind::Supervisor));
+    assert_eq!((before.restart, before.strategy), (Restart::Temporary, Some(Strategy::RestForOne)));
+    assert_eq!(before.children.iter().map(|child| &*child.name).collect::<Vec<_>>(), ["heart", "lungs"]);
+    assert_eq!(generation().supervisor.unwrap().strategy, Strategy::OneForOne);
+
+    let break_heart = || async {
+        let mut connection = Connection::open(node.address()).await;
+        let request =
+            Request::post("/break-heart").header("host", "x").body(Full::new(Bytes::new())).unwrap();
+        assert_eq!(connection.send(request).await.unwrap().status(), 200);
+    };
+    break_heart().await;
+    let after = is(ChildState::Running, 1);
+    let words = after.children[0].last_exit.as_deref().unwrap();
+    assert!(words.starts_with("panicked: ") && words.contains("broken on purpose"), "{words}");
+    assert_eq!(after.children[1].last_exit.as_deref(), Some("ended"));
+    let text = node.relmgr(&["status"]).ok().stdout;
+    let rows = ["  of generation 1  one_for_one ", "    chest          temporary, rest_for_one  running "];
+    for row in rows.iter().chain(&["      heart        permanent ", "broken on purpose"]) {
+        assert!(text.contains(row), "no `{row}` in {text}");
+    }
+
+    // Once too often: it gives up, which is the end of it, but not of the supervisor above it.
+    break_heart().await;
+    let chest = wait_for("the chest has given up", || {
+        Some(chest()).filter(|chest| chest.state == ChildState::Failed)
+    });
+    let words = chest.last_exit.unwrap();
+    assert!(
+        words.starts_with("gave up after starting children again 1 time within 3600s: heart panicked"),
+        "{words}"
+    );
+    assert_eq!(chest.children[0].state, ChildState::Failed);
+    assert_eq!(chest.children[1].state, ChildState::Stopped);
+    assert_eq!(generation().supervisor.unwrap().state, ChildState::Running);
+    assert!(node.log().contains("child chest gave up"), "{}", node.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use relmgr_model::children::ChildState;
 use relmgr_model::control::{GenerationState, Phase};
 use serde_json::Value;
 
@@ -138,6 +139,39 @@ async fn answers_of_500_bring_the_old_release_back() {
 async fn failing_health_brings_the_old_release_back() {
     let words = ["unhealthy 2 times in a row", "unhealthy on purpose, at last"];
     rolled_back(WATCHED, "goes unhealthy", &words).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn background_work_that_gives_up_brings_the_old_release_back() {
+    let words =
+        ["unhealthy 2 times in a row", "background children: gave up", "the watcher panics on purpose"];
+    let node = rolled_back(WATCHED, "its child panics", &words).await;
+    assert_eq!(node.status().host_restarts, 0, "it was one swap");
+    let children = node.status().generations.remove(0).children;
+    assert_eq!(children[0].state, ChildState::Running, "those of the release that serves again run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_words_of_background_work_are_searched_for_secrets() {
+    let node = Node::serving(
+        "relmgr-live",
+        WATCHED,
+        &[&release("live", "", "1.0.0"), &release("live", "", "1.0.1")],
+    );
+    let conf = "Repo.password = \"hunter2-hunter2\"\nmisbehave = lose-session\n";
+    std::fs::write(node.home().join("app.conf"), conf).unwrap();
+    let words = "gave up after starting children again 1 time within 5s: session failed: the database ended the \
+                 session of `***`";
+    wait_for("the background work has given up", || {
+        let supervisor = node.status().generations.remove(0).supervisor?;
+        (supervisor.last_exit.as_deref() == Some(words)).then_some(())
+    });
+    node.relmgr(&["upgrade"]).failed(3, &["unhealthy 2 times in a row", words]);
+    let told = [&["status"][..], &["status", "--json"], &["history", "--json"], &["releases"]];
+    let told = told.map(|args| node.relmgr(args).ok().stdout);
+    for text in told.iter().chain([&node.log()]) {
+        assert!(!text.contains("hunter2"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

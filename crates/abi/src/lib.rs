@@ -10,6 +10,7 @@
 //! | [`root`] | the application's functions, and the host's for it; these types may grow at their ends |
 //! | [`head`] | a request's head, borrowed for one call; a response |
 //! | [`conf`] | settings that change while the application runs |
+//! | [`children`] | the background children, as the application shows them |
 //! | [`body`] | a body that streams, in either direction |
 //! | [`future`] | what is asynchronous |
 //! | [`waker`] | how the one who waits is woken |
@@ -29,6 +30,7 @@
 
 pub mod body;
 pub mod buffer;
+pub mod children;
 pub mod conf;
 pub mod entry;
 pub mod fields;
@@ -46,4 +48,4 @@ pub use abi_stable;
 pub const ABI_MAJOR: u32 = 1;
 
 /// Grows when something is added at an end of a type of [`root`].
-pub const ABI_MINOR: u32 = 1;
+pub const ABI_MINOR: u32 = 2;

@@ -102,6 +102,12 @@ pub struct InstanceFunctions {
     /// JSON. `false`: the application does not take changes while it runs. Since contract 1.1; where it is missing,
     /// the answer is `false`. Dropping the future gives up.
     pub conf_change: unsafe extern "C" fn(*const (), RVec<u8>) -> FfiFuture<RResult<bool, RString>>,
+    /// The background children as they are: a [`Node`](crate::children::Node) as JSON; `null`: none were
+    /// started. Since contract 1.2; where it is missing, nothing is known of them.
+    pub children: unsafe extern "C" fn(*const ()) -> RVec<u8>,
+    /// As `suspend`, within so many milliseconds: children that have not ended by then are dropped where they stand.
+    /// Since contract 1.2; where it is missing, `suspend` waits for each child as long as that may take.
+    pub suspend_within: unsafe extern "C" fn(*const (), u64) -> FfiFuture<()>,
 }
 
 /// The host's functions for an application. The host is never unmapped.

@@ -79,6 +79,8 @@ impl<A: Application> Tables<A> {
         stop: instance::ffi_stop::<A>,
         destroy: instance::ffi_destroy::<A>,
         conf_change: instance::ffi_conf_change::<A>,
+        children: instance::ffi_children::<A>,
+        suspend_within: instance::ffi_suspend_within::<A>,
     });
 
     const ROOT: AppRootRef = AppRootRef(Self::ROOT_FIELDS.static_as_prefix());

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -134,19 +134,32 @@ impl<A: Application> Instance<A> {
 
     fn resume(&self) {
         let Some(running) = self.running.get() else { return };
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut children = self.children();
         if children.is_none() {
-            *children = Some(children::Running::start(running.app.children(), self.runtime.handle()));
+            let asked = catch_unwind(AssertUnwindSafe(|| running.app.supervisor()));
+            *children = Some(match asked {
+                Ok(supervisor) => children::Running::start(supervisor, self.runtime.handle()),
+                Err(payload) => {
+                    let text = format!("naming them panicked: {}", panic_message(payload));
+                    log::send(1, "relmgr_app", &format!("background children: {text}"));
+                    children::Running::failed(&text)
+                }
+            });
         }
     }
 
-    fn suspend(&self) -> impl Future<Output = ()> + Send + use<A> {
-        let children = self.children.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Ends the children; what is left after `patience` is dropped.
+    fn suspend(&self, patience: Option<Duration>) -> impl Future<Output = ()> + Send + use<A> {
+        let children = self.children().take();
         async move {
             if let Some(children) = children {
-                children.stop().await;
+                children.stop(patience).await;
             }
         }
+    }
+
+    fn children(&self) -> MutexGuard<'_, Option<children::Running>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn destroy(self, patience: Duration) {
@@ -310,7 +323,11 @@ pub(crate) unsafe extern "C" fn ffi_health<A: Application>(data: *const ()) -> F
     // SAFETY: the host's promise at the top of this part.
     let instance = unsafe { instance::<A>(data) };
     let running = instance.running.clone();
+    let gave_up = instance.children().as_ref().and_then(children::Running::failure);
     let task = instance.runtime.spawn(async move {
+        if let Some(reason) = gave_up {
+            return Err(format!("background children: {reason}").into());
+        }
         match running.get() {
             Some(running) => running.app.health().await,
             None => Err("the application has not started".into()),
@@ -324,7 +341,7 @@ pub(crate) unsafe extern "C" fn ffi_resume<A: Application>(data: *const ()) {
     let instance = unsafe { instance::<A>(data) };
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| instance.resume())) {
         let text = format!("starting the children panicked: {}", panic_message(payload));
-        log::send(1, "relmgr_app", &text);
+        log::send(1, "relmgr_app", &format!("background children: {text}"));
     }
 }
 
@@ -332,8 +349,27 @@ pub(crate) unsafe extern "C" fn ffi_suspend<A: Application>(data: *const ()) -> 
     // SAFETY: the host's promise at the top of this part.
     let instance = unsafe { instance::<A>(data) };
     // On the instance's runtime, since its timers need one.
-    let task = instance.runtime.spawn(instance.suspend());
+    let task = instance.runtime.spawn(instance.suspend(None));
     FfiFuture::new(async move { drop(task.await) })
+}
+
+pub(crate) unsafe extern "C" fn ffi_suspend_within<A: Application>(
+    data: *const (),
+    patience_ms: u64,
+) -> FfiFuture<()> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let patience = Duration::from_millis(patience_ms);
+    let task = instance.runtime.spawn(instance.suspend(Some(patience)));
+    FfiFuture::new(async move { drop(task.await) })
+}
+
+pub(crate) unsafe extern "C" fn ffi_children<A: Application>(data: *const ()) -> RVec<u8> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let tree = instance.children().as_ref().map(children::Running::tree);
+    // Every tree has a JSON form.
+    serde_json::to_vec(&tree).unwrap_or_default().into()
 }
 
 pub(crate) unsafe extern "C" fn ffi_conf_change<A: Application>(

@@ -56,7 +56,7 @@ mod within;
 use std::future::Future;
 
 pub use body::{Body, BodyError};
-pub use children::{Child, ChildContext, Restart};
+pub use children::{Child, ChildContext, Restart, Shutdown, Strategy, Supervisor};
 pub use conf::ConfChange;
 pub use info::{Context, NoSettings, RequestInfo};
 pub use settings::Settings;
@@ -109,6 +109,15 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// before it has ended its own, so no job runs twice at once.
     fn children(&self) -> Vec<Child> {
         Vec::new()
+    }
+
+    /// The supervisor at the top of the background work; asked for whenever the generation becomes current. By
+    /// default [`children`](Application::children), each started again alone.
+    ///
+    /// When it gives up, the application is unhealthy until its generation is current anew: a release on probation
+    /// is rolled back for it.
+    fn supervisor(&self) -> Supervisor {
+        Supervisor::new(Strategy::OneForOne).children(self.children())
     }
 
     /// The operator changed settings while the application runs. Not called for keys that the schema marks with

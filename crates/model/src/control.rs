@@ -20,6 +20,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::children::{ChildStatus, SupervisorStatus};
 use crate::conf::{ConfReport, ConfStatus, Notice};
 use crate::plan::Step;
 
@@ -396,6 +397,22 @@ pub struct GenerationStatus {
     /// Why it cannot be unmapped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
+    /// The supervisor of its background children; absent: it has none, or is not current.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<SupervisorStatus>,
+    /// Its background children, in the order in which they start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<ChildStatus>,
+}
+
+impl GenerationStatus {
+    /// Has `f` change all words of the application's own in it.
+    pub fn reword(&mut self, f: &impl Fn(&str) -> String) {
+        if let Some(supervisor) = &mut self.supervisor {
+            supervisor.last_exit = supervisor.last_exit.take().map(|words| f(&words));
+        }
+        self.children.iter_mut().for_each(|child| child.reword(f));
+    }
 }
 
 /// The answer to `releases`.

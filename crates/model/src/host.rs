@@ -50,12 +50,16 @@ pub enum Command {
     Swap {
         /// The candidate.
         generation: u64,
+        /// The children of the one that makes way may take so long to end.
+        patience_ms: u64,
     },
     /// Make a generation current that was so before: traffic first, since the one that serves may be of no use,
     /// then the children. Answered by [`Answer::Done`].
     SwapBack {
         /// The one that is idle.
         generation: u64,
+        /// The children of the one that makes way may take so long to end.
+        patience_ms: u64,
     },
     /// Begin to accept connections; until then they wait in the backlog. Answered by [`Answer::Done`].
     Accept,

@@ -14,11 +14,13 @@
 //! | [`probation`] | whether a new release stays, from what was seen before and after the swap |
 //! | [`control`] | what the command line and the supervisor say to each other |
 //! | [`conf`] | the part of it that is about the application's configuration |
+//! | [`children`] | the part of it that is about the application's background children |
 //! | [`host`] | what the supervisor and the host say to each other |
 //! | [`settings`] | `relmgr.toml` |
 //! | [`home`] | where things lie in a node's home directory |
 
 pub mod channel;
+pub mod children;
 pub mod conf;
 pub mod control;
 pub mod home;

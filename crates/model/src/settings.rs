@@ -139,6 +139,17 @@ impl Default for Upgrade {
     }
 }
 
+impl Upgrade {
+    /// The background children of a generation that makes way have so long at least, however short the drain is:
+    /// to end in the middle of a job is worse for them than a wait is for an upgrade.
+    pub const CHILDREN: Duration = Duration::from_secs(10);
+
+    /// The background children of a generation that makes way may take so long, whatever their own deadlines are.
+    pub fn children_patience(&self) -> Duration {
+        self.drain.max(Self::CHILDREN)
+    }
+}
+
 /// What becomes of a release on whose probation there was too little traffic to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]

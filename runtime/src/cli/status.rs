@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, Utc};
+use relmgr_model::children::ChildStatus;
 use relmgr_model::conf::ConfStatus;
 use relmgr_model::control::{GenerationStatus, NodeStatus, Operation, Phase};
 use relmgr_model::home::Home;
@@ -81,6 +82,7 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
         line("last", &last(operation));
     }
     text.push_str(&generations(&status.generations));
+    text.push_str(&children(&status.generations, now));
     text
 }
 
@@ -147,16 +149,73 @@ fn generations(generations: &[GenerationStatus]) -> String {
     text
 }
 
+/// The background children, as a tree under their generation's supervisor.
+fn children(generations: &[GenerationStatus], now: DateTime<Utc>) -> String {
+    let mut rows = vec![];
+    for generation in generations {
+        let Some(top) = &generation.supervisor else { continue };
+        rows.push(vec![
+            String::new(),
+            format!("of generation {}", generation.id),
+            top.strategy.name().into(),
+            top.state.name().into(),
+            "-".into(),
+            moment(top.since, now),
+            last_exit(top.last_exit.as_deref()),
+        ]);
+        child_rows(&generation.children, 1, now, &mut rows);
+    }
+    match rows.is_empty() {
+        true => String::new(),
+        false => output::table(&["", "CHILD", "TYPE", "STATE", "RESTARTS", "SINCE", "LAST EXIT"], &rows),
+    }
+}
+
+fn child_rows(children: &[ChildStatus], depth: usize, now: DateTime<Utc>, rows: &mut Vec<Vec<String>>) {
+    for child in children {
+        let restart = child.restart.name();
+        rows.push(vec![
+            String::new(),
+            format!("{:indent$}{}", "", child.name, indent = 2 * depth),
+            child
+                .strategy
+                .map_or_else(|| restart.into(), |strategy| format!("{restart}, {}", strategy.name())),
+            child.state.name().into(),
+            child.restarts.to_string(),
+            moment(child.since, now),
+            last_exit(child.last_exit.as_deref()),
+        ]);
+        child_rows(&child.children, depth + 1, now, rows);
+    }
+}
+
+/// On one line: the words may be a panic's.
+fn last_exit(words: Option<&str>) -> String {
+    words.map_or_else(|| "-".into(), |words| words.lines().collect::<Vec<_>>().join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use relmgr_model::children::{ChildState, Kind, Restart, Strategy, SupervisorStatus};
     use relmgr_model::conf::{ConfError, ConfReport};
-    use relmgr_model::control::{ChannelStatus, CurrentRelease, GenerationState, Kind, Outcome, PrevRelease};
+    use relmgr_model::control::{self, ChannelStatus, CurrentRelease, GenerationState, Outcome, PrevRelease};
 
     #[test]
     fn the_node_at_a_glance() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         let version = |text: &str| text.parse::<relmgr_model::Version>().unwrap();
+        let worker = |name: &str, state, restarts, last_exit: Option<&str>| ChildStatus {
+            name: name.into(),
+            kind: Kind::Worker,
+            restart: Restart::Permanent,
+            strategy: None,
+            state,
+            restarts,
+            last_exit: last_exit.map(Into::into),
+            since: at("2026-11-20T19:30:00Z"),
+            children: vec![],
+        };
         let status = NodeStatus {
             app: "live-poll".into(),
             home: "/srv/live-poll".into(),
@@ -183,6 +242,8 @@ mod tests {
                     panics: 0,
                     threads: 1,
                     reasons: vec!["a thread named `metrics` still runs".into()],
+                    supervisor: None,
+                    children: vec![],
                 },
                 GenerationStatus {
                     id: 2,
@@ -193,11 +254,29 @@ mod tests {
                     panics: 0,
                     threads: 3,
                     reasons: vec![],
+                    supervisor: Some(SupervisorStatus {
+                        strategy: Strategy::OneForOne,
+                        state: ChildState::Running,
+                        last_exit: None,
+                        since: at("2026-11-20T19:30:00Z"),
+                    }),
+                    children: vec![
+                        worker("closer", ChildState::Running, 0, None),
+                        ChildStatus {
+                            kind: Kind::Supervisor,
+                            strategy: Some(Strategy::RestForOne),
+                            children: vec![
+                                worker("connection", ChildState::Running, 1, Some("panicked: no\nroute")),
+                                worker("sender", ChildState::Starting, 1, Some("ended")),
+                            ],
+                            ..worker("mail", ChildState::Running, 0, None)
+                        },
+                    ],
                 },
             ],
             listeners: vec!["127.0.0.1:8080".into()],
             last_operation: Some(Operation {
-                kind: Kind::Upgrade,
+                kind: control::Kind::Upgrade,
                 from: Some(version("2026.1119.80112")),
                 to: Some(version("2026.1120.192733")),
                 outcome: Outcome::Done,

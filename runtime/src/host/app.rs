@@ -49,11 +49,31 @@ pub fn resume(instance: &Instance) {
     unsafe { instance.functions.resume()(instance.data) }
 }
 
+/// Stops the background children, within `patience` where the library knows of that.
+pub fn suspend(instance: &Instance, patience: Duration) -> FfiFuture<()> {
+    match instance.functions.suspend_within() {
+        // SAFETY: as in `ask`.
+        Some(function) => unsafe { function(instance.data, milliseconds(patience)) },
+        None => ask(instance, instance.functions.suspend()),
+    }
+}
+
+/// The background children as JSON; `None`: its library is of a contract that could not tell.
+pub fn children(instance: &Instance) -> Option<Vec<u8>> {
+    let function = instance.functions.children()?;
+    // A copy, since the bytes are the library's.
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data) }.to_vec())
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Ends the instance's threads and frees it.
 pub fn destroy(instance: Instance, patience: Duration) {
-    let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
     // SAFETY: the caller had the generation for itself and gives it up: this is the last call.
-    unsafe { instance.functions.destroy()(instance.data, patience_ms) }
+    unsafe { instance.functions.destroy()(instance.data, milliseconds(patience)) }
 }
 
 /// Waits for what the application says of itself.

@@ -82,8 +82,12 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
         Command::Health { generation, probes, deadline_ms } => {
             host.health(generation, &probes, Duration::from_millis(deadline_ms)).await
         }
-        Command::Swap { generation } => host.swap(generation).await,
-        Command::SwapBack { generation } => host.swap_back(generation).await,
+        Command::Swap { generation, patience_ms } => {
+            host.swap(generation, Duration::from_millis(patience_ms)).await
+        }
+        Command::SwapBack { generation, patience_ms } => {
+            host.swap_back(generation, Duration::from_millis(patience_ms)).await
+        }
         Command::Accept => {
             host.accept();
             Ok(Answer::Done)

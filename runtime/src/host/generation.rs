@@ -16,6 +16,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use chrono::{DateTime, Utc};
 use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
 use relmgr_abi::body::FfiBody;
+use relmgr_abi::children::Node;
 use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
 use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Instance, StartArgs};
@@ -184,6 +185,8 @@ impl Facts {
             panics: self.measures.panics.load(Ordering::Relaxed),
             threads: (self.threads)(),
             reasons: super::lock(&self.reasons).clone(),
+            supervisor: None,
+            children: vec![],
         }
     }
 }
@@ -319,10 +322,22 @@ impl Generation {
         self.library.record().holds_exit.store(false, Ordering::Release);
     }
 
-    /// Stops the background children and waits for their ends.
-    pub async fn suspend(&self) {
+    /// Stops the background children and waits for their ends; those that are left after `patience` are dropped.
+    pub async fn suspend(&self, patience: Duration) {
         self.library.record().holds_exit.store(true, Ordering::Release);
-        app::done(app::ask(&self.instance, self.instance.functions.suspend())).await;
+        app::done(app::suspend(&self.instance, patience)).await;
+    }
+
+    /// The background children as they are; `None`: there are none, or its library cannot tell.
+    pub fn children(&self) -> Option<Node> {
+        let tree = app::children(&self.instance)?;
+        match serde_json::from_slice::<Option<Node>>(&tree) {
+            Ok(tree) => tree,
+            Err(error) => {
+                tracing::warn!(version = %self.facts.version, %error, "its children are told in no form that is known");
+                None
+            }
+        }
     }
 
     /// The application's own stop.

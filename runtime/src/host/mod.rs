@@ -13,6 +13,7 @@ pub mod app;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod body;
 pub mod channel;
+mod children;
 mod conf;
 pub mod connection;
 pub mod elf;
@@ -30,12 +31,13 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use relmgr_model::control::{GenerationState, GenerationStatus};
+use relmgr_model::control::GenerationState;
 use relmgr_model::host::{Answer, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
 use relmgr_model::probation::Sample;
+use relmgr_model::settings::Upgrade;
 use tokio::net::TcpListener;
 
 use front::Front;
@@ -119,11 +121,12 @@ impl Host {
     }
 
     /// Makes a candidate current: the old one's children end, one atomic store, the new one's children start.
-    async fn swap(&self, id: u64) -> Result<Answer, HostError> {
+    /// Children that have not ended within `patience` are dropped where they stand.
+    async fn swap(&self, id: u64, patience: Duration) -> Result<Answer, HostError> {
         let generation = self.live(id)?;
         let previous = self.front.current.load_full();
         if let Some(previous) = &previous {
-            previous.suspend().await;
+            previous.suspend(patience).await;
         }
         generation.facts.set_state(GenerationState::Current);
         self.front.current.store(Some(generation.clone()));
@@ -137,13 +140,13 @@ impl Host {
 
     /// Makes a generation current that was so before. Its children wait for the end of those that run, traffic
     /// does not: what serves may answer nothing any more.
-    async fn swap_back(&self, id: u64) -> Result<Answer, HostError> {
+    async fn swap_back(&self, id: u64, patience: Duration) -> Result<Answer, HostError> {
         let generation = self.live(id)?;
         generation.facts.set_state(GenerationState::Current);
         let given_up = self.front.current.swap(Some(generation.clone()));
         if let Some(given_up) = given_up.filter(|given_up| given_up.facts.id != id) {
             given_up.facts.set_state(GenerationState::Draining);
-            given_up.suspend().await;
+            given_up.suspend(patience).await;
         }
         generation.resume();
         Ok(Answer::Done)
@@ -180,10 +183,6 @@ impl Host {
         }
     }
 
-    fn generations(&self) -> Vec<GenerationStatus> {
-        lock(&self.known).values().map(|facts| facts.status()).collect()
-    }
-
     fn live(&self, id: u64) -> Result<Arc<Generation>, HostError> {
         let found = lock(&self.live).get(&id).cloned();
         found.ok_or_else(|| HostError { message: format!("there is no generation {id} that could serve") })
@@ -191,6 +190,7 @@ impl Host {
 
     /// Stops accepting, lets requests finish, stops the application.
     async fn stop(self: &Arc<Self>, drain: Duration) {
+        let begun = Instant::now();
         self.front.stop_accepting();
         self.front.connections.give_all(connection::Order::Finish);
         let closed = || self.front.connections.count() == 0;
@@ -203,7 +203,7 @@ impl Host {
         }
         let current = self.front.current.swap(None);
         if let Some(current) = current {
-            current.suspend().await;
+            current.suspend(drain.saturating_sub(begun.elapsed()).max(Upgrade::CHILDREN)).await;
             let id = current.facts.id;
             drop(current);
             if let Err(error) = self.retire(id, Duration::ZERO).await {

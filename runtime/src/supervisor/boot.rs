@@ -125,7 +125,8 @@ async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), 
     let Answer::Loaded { generation } = host.call(Command::Load(request)).await.map_err(failed)? else {
         return Err(OperationError::Cut("the host's answer to load".into()));
     };
-    host.call(Command::Swap { generation }).await.map_err(failed)?;
+    // There is nobody who makes way.
+    host.call(Command::Swap { generation, patience_ms: 0 }).await.map_err(failed)?;
     host.call(Command::Commit { generation }).await.map_err(failed)?;
     conf::write_effective(node, version, effective);
     // Where it is known already it is not put back: a reload of which the host died has its word in there by now.

@@ -340,12 +340,26 @@ impl Node {
         })
     }
 
+    /// `words` of the application that serves, without the secrets of the configuration in force.
+    pub fn redact(&self, words: &str) -> String {
+        self.with(|state| {
+            let known = state.in_force.iter().chain(&state.in_force_before);
+            known.fold(words.to_owned(), |words, in_force| in_force.effective.redact(&words))
+        })
+    }
+
     async fn generations(&self) -> Vec<GenerationStatus> {
         let Some(host) = self.host() else { return vec![] };
         // A host whose workers are all stuck must not keep `status` from answering.
         let asked = tokio::time::timeout(std::time::Duration::from_secs(1), host.call(Command::Generations));
         match asked.await {
-            Ok(Ok(Answer::Generations { generations })) => generations,
+            Ok(Ok(Answer::Generations { mut generations })) => {
+                let redact = |words: &str| self.redact(words);
+                for generation in &mut generations {
+                    generation.reword(&redact);
+                }
+                generations
+            }
             _ => vec![],
         }
     }

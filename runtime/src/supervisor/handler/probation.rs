@@ -168,7 +168,8 @@ impl Walk<'_> {
             observe(self.node, &host, &mut watch, self.candidate, probes, &self.before, &mut requests).await;
         let after = watch.begun.elapsed().as_secs_f64();
         let reason = match end {
-            End::Judged(Verdict::Fail(reason)) => reason.to_string(),
+            // Words of the application's own may be in it.
+            End::Judged(Verdict::Fail(reason)) => self.node.redact(&reason.to_string()),
             End::Judged(Verdict::Inconclusive { requests, enough }) => {
                 let words =
                     format!("inconclusive: {requests} requests in {after:.1} s, {enough} would have told");
@@ -247,6 +248,7 @@ async fn observe(
                 Seen::Pulse { sample, first_panic: words } => (after, first_panic) = (sample, words),
                 Seen::Health(Ok(())) => unhealthy = 0,
                 Seen::Health(Err(words)) => {
+                    let words = node.redact(&words);
                     tracing::warn!("on probation: {words}");
                     (unhealthy, ailment) = (unhealthy + 1, words);
                 }

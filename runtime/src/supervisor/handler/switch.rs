@@ -62,7 +62,9 @@ impl Walk<'_> {
         if self.watched {
             self.take_before(to).await?;
         }
-        if let Answer::Swapped { previous } = self.call(to, Command::Swap { generation }).await? {
+        let patience_ms = millis(self.node.settings.upgrade.children_patience());
+        if let Answer::Swapped { previous } = self.call(to, Command::Swap { generation, patience_ms }).await?
+        {
             self.previous = previous;
         }
         self.call(to, Command::Accept).await?;

@@ -12,9 +12,9 @@ use super::super::node::Serving;
 use super::switch::millis;
 use super::walk::Walk;
 
-/// A rollback waits so long, or for the drain deadline, for the end of the children of the release that goes.
-/// Requests do not wait for them.
-const CHILDREN_PATIENCE: Duration = Duration::from_secs(10);
+/// A rollback waits so much longer than the children of the release that goes may take: those that are dropped at
+/// their deadline need a moment too. Requests do not wait for them.
+const SWAP_BACK_SLACK: Duration = Duration::from_secs(5);
 
 impl Walk<'_> {
     /// Gives up a candidate that does not serve, and a host that was to take over.
@@ -42,10 +42,11 @@ impl Walk<'_> {
         let Some(host) = self.host.clone() else { return };
         self.rolled_back = true;
         self.watch = None;
-        let patience = self.node.settings.upgrade.drain.max(CHILDREN_PATIENCE);
+        let patience = self.node.settings.upgrade.children_patience();
         let back = match self.previous.take() {
             Some(generation) if host.ended().is_none() => {
-                let asked = tokio::time::timeout(patience, host.call(Command::SwapBack { generation }));
+                let command = Command::SwapBack { generation, patience_ms: millis(patience) };
+                let asked = tokio::time::timeout(patience + SWAP_BACK_SLACK, host.call(command));
                 matches!(asked.await, Ok(Ok(_)))
             }
             _ => false,

@@ -1,0 +1,2 @@
+mod decided;
+mod supervised;
