@@ -5,6 +5,7 @@
 mod client;
 mod conf;
 mod contract;
+mod faults;
 mod faulty;
 mod journey;
 mod kitchen;
