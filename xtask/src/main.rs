@@ -6,6 +6,7 @@ mod bench;
 mod bench_conf;
 mod deltas;
 mod demo;
+mod faults;
 mod lint;
 mod recovery;
 mod repository;
@@ -36,7 +37,7 @@ enum Command {
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
-    /// Print the numbers: throughput, upgrades, latency, conf, recovery, deltas, repository (all of them by default)
+    /// Print the numbers: throughput, upgrades, latency, conf, recovery, faults, deltas, repository (all of them by default)
     Bench(bench::Args),
 }
 
