@@ -62,7 +62,10 @@ async fn a_handler_that_panics_now_and_then_is_counted() {
 // ----------------------------------------------------------------------- libraries that the builder does not make
 
 /// Takes a good release apart, lets `change` alter its library and its manifest, and packs it again.
-fn altered(version: &str, change: impl FnOnce(&mut Vec<u8>, &mut Manifest)) -> (tempfile::TempDir, Release) {
+pub fn altered(
+    version: &str,
+    change: impl FnOnce(&mut Vec<u8>, &mut Manifest),
+) -> (tempfile::TempDir, Release) {
     let good = release("faulty", "", version);
     let work = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(good.out.join(format!("{version}.toml"))).unwrap();

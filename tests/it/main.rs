@@ -5,6 +5,7 @@
 mod client;
 mod conf;
 mod contract;
+mod defects;
 mod faults;
 mod faulty;
 mod journey;
