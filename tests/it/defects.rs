@@ -126,11 +126,12 @@ async fn success_means_that_the_new_code_serves_on_every_connection() {
 /// Conform: what cannot be read is no configuration, and the defaults apply.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_that_cannot_be_read_is_never_taken_for_an_empty_one() {
+    type Make = fn(&Path);
     let next = release("live", "", "1.0.1");
     let path = |node: &Node| node.home().join("app.conf");
     let remove =
         |node: &Node| drop(std::fs::remove_file(path(node)).or_else(|_| std::fs::remove_dir(path(node))));
-    let unreadable: [(&str, fn(&Path)); 4] = [
+    let unreadable: [(&str, Make); 4] = [
         ("a directory", |path| std::fs::create_dir(path).unwrap()),
         ("a symlink to itself", |path| std::os::unix::fs::symlink(path, path).unwrap()),
         ("no text", |path| std::fs::write(path, b"logger.level = warn\n\xff\xfe\n").unwrap()),

@@ -256,6 +256,8 @@ impl Node {
             .arg("--home")
             .arg(self.home())
             .envs(environment.iter().copied())
+            // Where a core may come to lie.
+            .current_dir(self.root.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

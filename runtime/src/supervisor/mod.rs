@@ -15,6 +15,7 @@
 mod boot;
 mod conf;
 mod control;
+mod core_dump;
 mod handler;
 mod hook;
 mod host_process;
