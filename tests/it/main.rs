@@ -11,6 +11,7 @@ mod faulty;
 mod journey;
 mod kitchen;
 mod new;
+mod points;
 mod probation;
 mod random;
 mod repository;
