@@ -491,7 +491,7 @@ async fn an_application_that_does_not_take_a_change_keeps_the_old_values() {
 async fn an_application_that_dies_of_a_change_comes_back_with_the_old_values_once() {
     let node = Node::serving("relmgr-live", "", &[&live()]);
     replace(&app_conf(&node), "misbehave = abort\nlogger.level = warn\n");
-    let error = refused(&node, "the host died (signal 6 SIGABRT)");
+    let error = refused(&node, "the host died (signal 6 SIGABRT");
     assert!(error.contains("1.0.0"), "{error}");
     let steady =
         wait_for("it serves again", || Some(node.status()).filter(|status| status.phase == Phase::Steady));

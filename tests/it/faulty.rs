@@ -1,5 +1,6 @@
-//! Releases with a defect: each is refused before it serves, with words that name the thing and the remedy; the
-//! running release serves on, and nothing is left behind.
+//! Libraries, packages, repositories and homes with a defect: each is refused before anything serves, with words that
+//! name the thing and the remedy; the running release serves on, and nothing is left behind. What an application
+//! does wrong stands in faults.rs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +10,7 @@ use relmgr_model::manifest::Manifest;
 use relmgr_store::{digest, package};
 
 use crate::client::{Connection, get};
-use relmgr_testkit::kit::{Node, Release, release, wait_for};
+use relmgr_testkit::kit::{Node, Release, release};
 
 const SHORT: &str = "[upgrade]\nstart = \"1s\"\nhealth = \"1s\"\ndrain = \"1s\"\n";
 
@@ -34,68 +35,6 @@ async fn refused(node: &Node, version: &str, words: &[&str]) {
     let history = node.relmgr(&["history", "--json"]).ok().json();
     let last = history.as_array().unwrap().last().unwrap().clone();
     assert_eq!(last["outcome"], "failed", "{last}");
-}
-
-/// As [`refused`], for a release that is to blame: it is marked, and not tried again until told so.
-async fn refused_and_marked(features: &str, words: &[&str]) -> Node {
-    let node = node_with(&release("faulty", features, "1.0.1"));
-    refused(&node, "1.0.1", words).await;
-    wait_for("only the good release is mapped", || (node.mapped().len() == 1).then_some(()));
-    let listed = node.relmgr(&["releases", "--json"]).ok().json();
-    let bad = listed["releases"][0].clone();
-    assert_eq!((bad["version"].as_str(), bad["status"].as_str()), (Some("1.0.1"), Some("failed")), "{bad}");
-    node.relmgr(&["upgrade"]).failed(1, &["failed on this node", "--retry"]);
-    node.relmgr(&["upgrade", "1.0.1", "--retry"]).failed(1, words);
-    node
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_fails() {
-    refused_and_marked("start-fails", &["1.0.1: its start failed: the start fails on purpose"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_panics() {
-    refused_and_marked("start-panics", &["its start failed: start panicked: the start panics on purpose"])
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_never_returns() {
-    refused_and_marked("start-hangs", &["its start took longer than 1s (upgrade.start)"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_blocks_its_thread_for_ever_is_named_as_pinned() {
-    let node = node_with(&release("faulty", "start-blocks", "1.0.1"));
-    refused(&node, "1.0.1", &["its start took longer than 1s"]).await;
-    let status = node.relmgr(&["status"]).ok().stdout;
-    assert!(status.contains("pinned") && status.contains("which it started, still runs"), "{status}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_exits_the_process_does_not_take_the_host_along() {
-    let node = node_with(&release("faulty", "start-exits", "1.0.1"));
-    refused(&node, "1.0.1", &["1.0.1: it called exit(7) during its start"]).await;
-    let status = node.relmgr(&["status"]).ok().stdout;
-    assert!(status.contains("called exit(7) and is held"), "{status}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_is_never_healthy() {
-    refused_and_marked("unhealthy", &["its health says: unhealthy on purpose"]).await;
-    refused_and_marked("health-hangs", &["not healthy within 1s (upgrade.health)"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_check_that_fails_or_exits() {
-    refused_and_marked("check-fails", &["preflight refused it", "the check fails on purpose"]).await;
-    refused_and_marked("check-exits", &["crashed in preflight (exit code 9)"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_static_initialiser_that_aborts() {
-    refused_and_marked("static-aborts", &["crashed in preflight (signal 6 SIGABRT)"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +62,10 @@ async fn a_handler_that_panics_now_and_then_is_counted() {
 // ----------------------------------------------------------------------- libraries that the builder does not make
 
 /// Takes a good release apart, lets `change` alter its library and its manifest, and packs it again.
-fn altered(version: &str, change: impl FnOnce(&mut Vec<u8>, &mut Manifest)) -> (tempfile::TempDir, Release) {
+pub fn altered(
+    version: &str,
+    change: impl FnOnce(&mut Vec<u8>, &mut Manifest),
+) -> (tempfile::TempDir, Release) {
     let good = release("faulty", "", version);
     let work = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(good.out.join(format!("{version}.toml"))).unwrap();

@@ -1,16 +1,16 @@
-//! A release that shows its fault only when it serves: the node ends on the one before, and says why.
+//! Probations: committed, rolled back, cut short; and hosts that die. What each fault of a release comes to stands in
+//! faults.rs.
 
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use relmgr_model::children::ChildState;
 use relmgr_model::control::{GenerationState, Phase};
 use serde_json::Value;
 
-use crate::client::{Connection, Load, get};
+use crate::client::{Load, get};
 use relmgr_testkit::kit::{Done, Node, Release, release, wait_for};
 
-/// Long enough for every fault to be seen, and far longer than that takes.
+/// Watched for longer than any test waits.
 const WATCHED: &str = "[upgrade]\nprobation = \"50s\"\ndrain = \"1s\"\nhealth = \"1s\"\n\
                        [upgrade.thresholds]\nhealth_every = \"100ms\"\n";
 
@@ -25,16 +25,6 @@ fn better() -> Release {
     release("faulty", "second", "1.0.1")
 }
 
-/// A node that serves 1.0.0, with the defect that 1.0.1 will show.
-fn node_with(settings: &str, defect: &str) -> Node {
-    let mut node = Node::new("relmgr-faulty", settings);
-    node.publish(&good());
-    node.publish(&release("faulty", "shows-late", "1.0.1"));
-    node.start_with(&[("RELMGR_TEST_DEFECT", defect)]);
-    node.relmgr(&["upgrade", "1.0.0"]).ok();
-    node
-}
-
 fn history(node: &Node) -> Vec<Value> {
     node.relmgr(&["history", "--json", "-n", "0"]).ok().json().as_array().unwrap().clone()
 }
@@ -43,112 +33,6 @@ fn history(node: &Node) -> Vec<Value> {
 fn last_upgrade(node: &Node) -> Value {
     let upgrade = |entry: &Value| entry["kind"] == "upgrade" && entry["outcome"] != "failed";
     history(node).into_iter().rfind(upgrade).expect("an upgrade")
-}
-
-/// Asks without a pause on connections of its own, again after a failure, until the thread is told to stop:
-/// what failed, and how long nobody was answered by anything but a failure at the longest.
-async fn hammer(node: &Node, upgrade: impl FnOnce() -> Done) -> (Done, usize, Duration) {
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let (address, mut failed, mut gap) = (node.address(), 0, Duration::ZERO);
-    let mut done = None;
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                    runtime.block_on(ask_until(address, &stop))
-                })
-            })
-            .collect();
-        done = Some(upgrade());
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        for client in clients {
-            let (failures, longest) = client.join().unwrap();
-            failed += failures;
-            gap = gap.max(longest);
-        }
-    });
-    (done.unwrap(), failed, gap)
-}
-
-async fn ask_until(address: std::net::SocketAddr, stop: &std::sync::atomic::AtomicBool) -> (usize, Duration) {
-    let (mut failed, mut gap, mut answered) = (0, Duration::ZERO, Instant::now());
-    let mut connection = Connection::open(address).await;
-    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-        let asked = tokio::time::timeout(Duration::from_secs(30), connection.get("/")).await;
-        match asked.expect("an answer or an end") {
-            Ok((200, _)) => {
-                gap = gap.max(answered.elapsed());
-                answered = Instant::now();
-            }
-            Ok(_) => failed += 1,
-            Err(_) => {
-                failed += 1;
-                // Never refused: `open` panics when it is.
-                connection = Connection::open(address).await;
-            }
-        }
-    }
-    (failed, gap)
-}
-
-/// 1.0.1 shows `defect` under load: the upgrade ends with exit code 3 and `words`, and 1.0.0 serves.
-async fn rolled_back(settings: &str, defect: &str, words: &[&str]) -> Node {
-    rolled_back_with(settings, defect, words, |_| {}).await
-}
-
-async fn rolled_back_with(settings: &str, defect: &str, words: &[&str], prepare: impl FnOnce(&Node)) -> Node {
-    let node = node_with(settings, defect);
-    prepare(&node);
-    let (done, failed, gap) = hammer(&node, || node.relmgr(&["upgrade", "1.0.1"])).await;
-    println!("{defect}: {failed} requests failed, {:.0} ms without an answer", gap.as_secs_f64() * 1e3);
-    done.failed(3, words);
-    assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
-    let status = node.status();
-    assert_eq!((status.phase, status.permanent.unwrap().to_string()), (Phase::Steady, "1.0.0".into()));
-    assert_eq!(status.current.unwrap().status, "permanent");
-    assert_eq!(status.probation_ends_at, None);
-    let link = std::fs::read_link(node.home().join("releases/current")).unwrap();
-    assert_eq!(link.to_str(), Some("1.0.0"));
-    let entry = last_upgrade(&node);
-    assert_eq!(entry["outcome"], "rolled_back");
-    for words in words {
-        assert!(entry["error"].as_str().unwrap().contains(words), "{entry}");
-    }
-    // It is not tried again until it is told so.
-    node.relmgr(&["upgrade"]).failed(1, &["1.0.1 failed on this node", "--retry"]);
-    wait_for("only the good release is mapped", || {
-        node.mapped().iter().all(|path| path.contains("1.0.0")).then_some(())
-    });
-    node
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn panics_under_load_bring_the_old_release_back_in_the_same_host() {
-    let words = ["1.0.1 was rolled back:", "panics in", "first: every 10th request panics on purpose"];
-    let node = rolled_back(WATCHED, "panics", &words).await;
-    assert_eq!(node.status().host_restarts, 0, "it was one swap");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_of_500_bring_the_old_release_back() {
-    rolled_back(WATCHED, "answers 500", &["requests answered 5xx in", "before the swap 0.0 %"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn failing_health_brings_the_old_release_back() {
-    let words = ["unhealthy 2 times in a row", "unhealthy on purpose, at last"];
-    rolled_back(WATCHED, "goes unhealthy", &words).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn background_work_that_gives_up_brings_the_old_release_back() {
-    let words =
-        ["unhealthy 2 times in a row", "background children: gave up", "the watcher panics on purpose"];
-    let node = rolled_back(WATCHED, "its child panics", &words).await;
-    assert_eq!(node.status().host_restarts, 0, "it was one swap");
-    let children = node.status().generations.remove(0).children;
-    assert_eq!(children[0].state, ChildState::Running, "those of the release that serves again run");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,60 +56,6 @@ async fn the_words_of_background_work_are_searched_for_secrets() {
     for text in told.iter().chain([&node.log()]) {
         assert!(!text.contains("hunter2"), "{text}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn slowness_brings_the_old_release_back() {
-    rolled_back(WATCHED, "is slow", &["95 % of the requests answered within"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_segmentation_fault_brings_the_old_release_back_in_a_new_host() {
-    let node =
-        rolled_back(WATCHED, "segfaults", &["the host died of signal 11 SIGSEGV", "after the swap"]).await;
-    assert_eq!(node.status().host_restarts, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_overflowing_stack_leaves_its_last_words_in_the_history() {
-    let node = rolled_back(WATCHED, "overflows its stack", &["the host died of signal 6 SIGABRT"]).await;
-    let entry = last_upgrade(&node);
-    let words = entry["last_words"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .any(|line| line.as_str().unwrap().contains("has overflowed its stack"));
-    assert!(words, "{entry}");
-    // The newest is the `upgrade` that was refused.
-    let shown = node.relmgr(&["history", "show", "2"]).ok().stdout;
-    assert!(shown.contains("last words") && shown.contains("has overflowed its stack"), "{shown}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_exit_brings_the_old_release_back() {
-    rolled_back(WATCHED, "exits", &["the host died of exit code 7"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn blocked_workers_miss_the_heartbeat_and_the_host_is_replaced() {
-    let settings = format!("{WATCHED}[supervisor]\nheartbeat = \"1s\"\n");
-    let words = ["the host died of signal 9 SIGKILL", "all of its workers were stuck for 1s"];
-    rolled_back(&settings, "blocks its workers", &words).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn eaten_memory_kills_the_host_and_brings_the_old_release_back() {
-    // What the machine's limit would do to it, without the machine: the host may write to 512 MiB.
-    let limit = |node: &Node| {
-        let pid = node.host_pid().to_string();
-        let limited =
-            std::process::Command::new("prlimit").args(["--pid", &pid, "--data=536870912"]).status();
-        assert!(limited.unwrap().success());
-    };
-    let words = ["the host died of signal 6 SIGABRT"];
-    let node = rolled_back_with(WATCHED, "eats memory", &words, limit).await;
-    let entry = last_upgrade(&node).to_string();
-    assert!(entry.contains("memory allocation of"), "{entry}");
 }
 
 /// An upgrade to 1.0.1 that goes on by itself, from the moment on at which it is on probation.
@@ -443,7 +273,9 @@ async fn a_permanent_release_that_does_not_boot_makes_way_for_prev_and_that_is_r
     assert_eq!(node.status().permanent.unwrap().to_string(), "1.0.0");
     let told: Vec<_> = history(&node).into_iter().filter(|entry| entry["kind"] == "restart").collect();
     let words = |at: usize| told[at]["error"].as_str().unwrap().to_owned();
-    assert_eq!(words(0), "1.0.1: the host died (signal 6 SIGABRT, while starting it)");
+    let died = words(0);
+    assert!(died.starts_with("1.0.1: the host died (signal 6 SIGABRT with"), "{died}");
+    assert!(died.ends_with(", while starting it)"), "{died}");
     assert_eq!((told[1]["outcome"].as_str(), words(1)), (Some("rolled_back"), words(0)));
     node.relmgr(&["stop"]).ok();
     node.wait_supervisor();

@@ -1,9 +1,13 @@
 //! Processes die, and nobody is refused.
 
+use std::path::Path;
+
 use nix::sys::signal::{Signal, kill};
 
 use crate::client::get;
-use relmgr_testkit::kit::{Node, release, wait_for};
+use relmgr_testkit::faults::{BAD, Fault};
+use relmgr_testkit::kit::{Done, Node, release, wait_for};
+use relmgr_testkit::load::{Load, Request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_killed_is_replaced_and_no_connection_is_refused() {
@@ -26,6 +30,39 @@ async fn a_host_that_dies_too_often_ends_the_node_with_a_clear_word() {
     kill(node.host_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(node.wait_supervisor(), Some(1));
     assert!(node.log().contains("more than 1 times in 1m"), "{}", node.log());
+}
+
+/// Sets how large a core of the host may be, in the words of prlimit(1).
+fn limit_core(node: &Node, limit: &str) {
+    let (pid, limit) = (node.host_pid().to_string(), format!("--core={limit}"));
+    let done = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).output().unwrap();
+    Done::from(done).ok();
+}
+
+#[test]
+fn a_death_by_a_signal_says_where_the_core_is_and_what_was_said_last() {
+    let node = Fault::named("segfaults_on_the_100th_request").node();
+    limit_core(&node, "unlimited");
+    let load = Load::start(node.address(), &[Request::get("/")], 4);
+    node.relmgr(&["upgrade", BAD]).failed(3, &["signal 11 SIGSEGV with"]);
+    drop(load.stop());
+    let shown = node.relmgr(&["history", "show"]).ok().stdout;
+    assert!(shown.contains("last words  "), "{shown}");
+    assert!(shown.contains("about to segfault on purpose"), "{shown}");
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    // Where the machine's pattern leads elsewhere, there may be nobody who takes the core.
+    if !pattern.starts_with(['|', '/']) {
+        let place = shown.split("SIGSEGV with its core in ").nth(1).unwrap();
+        let place = place.split([' ', ')', ',', '\n']).next().unwrap();
+        let core = std::fs::read(Path::new(place)).unwrap();
+        assert!(core.starts_with(b"\x7fELF"), "{place}");
+    }
+    limit_core(&node, "0");
+    kill(node.host_pid(), Signal::SIGABRT).unwrap();
+    wait_for("it is told", || {
+        let shown = node.relmgr(&["history", "show"]).ok().stdout;
+        shown.contains("the host died of signal 6 SIGABRT without a core").then_some(())
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

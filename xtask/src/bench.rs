@@ -22,7 +22,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which: throughput, upgrades, latency, conf, recovery, deltas, repository; all when none is named
+    /// Which: throughput, upgrades, latency, conf, recovery, faults, deltas, repository; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -37,16 +37,22 @@ pub struct Args {
 
 /// Runs the named benchmarks.
 pub fn main(args: &Args) -> anyhow::Result<()> {
+    let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|wanted| wanted == name);
     kit::use_binaries(&build_release_binaries()?);
-    if args.names.iter().any(|name| name == "deltas") || args.names.is_empty() {
+    if wanted("deltas") {
         crate::deltas::main(args.rounds)?;
+        if args.names.len() == 1 {
+            return Ok(());
+        }
+    }
+    if wanted("faults") {
+        crate::faults::main();
         if args.names.len() == 1 {
             return Ok(());
         }
     }
     let example = kit::workspace().join("example-app/Cargo.toml");
     let releases = [kit::build(&example, "", "1.0.0"), kit::build(&example, "", "1.0.1")];
-    let wanted = |name: &str| args.names.is_empty() || args.names.iter().any(|wanted| wanted == name);
     if wanted("throughput") {
         throughput(args, &releases[0])?;
     }

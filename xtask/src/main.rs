@@ -7,6 +7,7 @@ mod bench_conf;
 mod crash_matrix;
 mod deltas;
 mod demo;
+mod faults;
 mod lint;
 mod recovery;
 mod repository;
@@ -37,7 +38,7 @@ enum Command {
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
-    /// Print the numbers: throughput, upgrades, latency, conf, recovery, deltas, repository (all of them by default)
+    /// Print the numbers: throughput, upgrades, latency, conf, recovery, faults, deltas, repository (all of them by default)
     Bench(bench::Args),
     /// Break every operation at every call by which it changes a file: kills, errors, power losses (an hour for all)
     CrashMatrix(crash_matrix::Args),

@@ -1,7 +1,6 @@
 //! `cargo xtask bench recovery`: how long clients wait when a host dies, and when a release on probation goes.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -9,6 +8,7 @@ use relmgr_testkit::kit::{self, Node, Release, wait_for};
 use relmgr_testkit::load::{Failure, Load, Report, Request};
 
 use crate::bench::{CONNECTIONS, median};
+use crate::faults::ask;
 
 /// Rounds of each.
 const ROUNDS: usize = 10;
@@ -85,16 +85,6 @@ fn faults_until_good(address: SocketAddr) -> Duration {
             _ => {}
         }
     }
-}
-
-/// The status of `GET /` on a connection of its own.
-fn ask(address: SocketAddr) -> std::io::Result<u16> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    status.ok_or_else(|| std::io::Error::other("no HTTP"))
 }
 
 fn millis(time: Duration) -> f64 {

@@ -192,6 +192,8 @@ pub enum Answer {
     Retired {
         /// Requests that were cut at the deadline.
         cut: u64,
+        /// The application's stop took longer than so many milliseconds and was left; absent: it ended.
+        stop_left_ms: Option<u64>,
         /// Why the library is still mapped; empty: it is gone.
         pinned: Vec<String>,
     },

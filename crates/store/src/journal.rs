@@ -1,6 +1,6 @@
 //! A node's `state.json` and `history.jsonl`.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -81,38 +81,46 @@ pub fn save(home: &Home, record: &NodeRecord) -> Result<(), JournalError> {
     written.map_err(|source| JournalError::Io { path, what: "written", source })
 }
 
-/// Appends one line to `history.jsonl`, durably. What is left of a line that was cut short stays a line of its own.
+/// Appends one line to `history.jsonl`, durably. What a death cut short before it stays a line of its own.
 ///
 /// # Errors
 /// [`JournalError::Io`].
 pub fn append_history(home: &Home, entry: &HistoryEntry) -> Result<(), JournalError> {
     let path = home.history();
     let append = || {
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&path)?;
-        let len = file.metadata()?.len();
-        let mut last = [b'\n'];
-        if len > 0 {
-            file.read_exact_at(&mut last, len - 1)?;
-        }
-        let mut line = if last == *b"\n" { vec![] } else { vec![b'\n'] };
+        let mut file = OpenOptions::new().read(true).create(true).append(true).open(&path)?;
+        let is_new = file.metadata()?.len() == 0;
+        let mut line = if ends_in_a_line(&file)? { vec![] } else { vec![b'\n'] };
         serde_json::to_writer(&mut line, entry)?;
         line.push(b'\n');
         // One write: a line is there whole or cut at its end, never mixed with another.
         file.write_all(&line)?;
         file.sync_data()?;
-        if len == 0 { atomic::sync_dir(atomic::parent(&path)) } else { Ok(()) }
+        if is_new { atomic::sync_dir(atomic::parent(&path)) } else { Ok(()) }
     };
     append().map_err(|source| JournalError::Io { path: path.clone(), what: "written", source })
 }
 
-/// The operations of `history.jsonl`, oldest first. Lines that were cut short by a death are left out.
+/// Whether nothing of `file` is left of a line that was cut short.
+fn ends_in_a_line(file: &File) -> io::Result<bool> {
+    let Some(last) = file.metadata()?.len().checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte == *b"\n")
+}
+
+/// The operations of `history.jsonl`, oldest first. Lines that were cut short by a death, be it within a character,
+/// are left out.
 ///
 /// # Errors
 /// [`JournalError::Io`]; no file is an empty history.
 pub fn read_history(home: &Home) -> Result<Vec<HistoryEntry>, JournalError> {
     let path = home.history();
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let lines = bytes.split(|byte| *byte == b'\n');
+            Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
         Err(source) => Err(JournalError::Io { path, what: "read", source }),
     }
@@ -153,18 +161,24 @@ mod tests {
     }
 
     #[test]
-    fn history_is_read_up_to_a_line_that_was_cut() {
+    fn a_history_that_was_cut_at_any_byte_loses_that_line_and_no_other() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::new(directory.path());
         assert!(read_history(&home).unwrap().is_empty());
         append_history(&home, &entry()).unwrap();
+        let first = std::fs::read(home.history()).unwrap();
+        let second = HistoryEntry { verdict: Some("für gut befunden".into()), ..entry() };
+        append_history(&home, &second).unwrap();
+        let whole = std::fs::read(home.history()).unwrap();
+        for cut in first.len()..whole.len() - 1 {
+            std::fs::write(home.history(), &whole[..cut]).unwrap();
+            assert_eq!(read_history(&home).unwrap(), vec![entry()], "cut at {cut}");
+            append_history(&home, &second).unwrap();
+            assert_eq!(read_history(&home).unwrap(), vec![entry(), second.clone()], "cut at {cut}");
+        }
+        // Without its end a line is whole all the same.
+        std::fs::write(home.history(), &whole[..whole.len() - 1]).unwrap();
         append_history(&home, &entry()).unwrap();
-        let mut text = std::fs::read_to_string(home.history()).unwrap();
-        text.truncate(text.len() - 10);
-        std::fs::write(home.history(), &text).unwrap();
-        assert_eq!(read_history(&home).unwrap(), vec![entry()]);
-        // The next entry does not become part of it.
-        append_history(&home, &entry()).unwrap();
-        assert_eq!(read_history(&home).unwrap(), vec![entry(), entry()]);
+        assert_eq!(read_history(&home).unwrap(), vec![entry(), second, entry()]);
     }
 }

@@ -270,6 +270,8 @@ impl Node {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(bin("relmgr"));
         command.arg("run").arg("--home").arg(self.home()).envs(environment.iter().copied());
+        // Where a core may come to lie.
+        command.current_dir(self.root.path());
         self.supervisor = Some(Started::spawn(command, log, watch));
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say by a panic what went wrong")]
 
+pub mod faults;
 pub mod kit;
 pub mod load;
 pub mod lost;

@@ -68,6 +68,7 @@ pub struct Facts {
     state: AtomicU8,
     since: std::sync::Mutex<DateTime<Utc>>,
     reasons: std::sync::Mutex<Vec<String>>,
+    stop_left: AtomicBool,
     threads: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
@@ -134,6 +135,16 @@ impl Facts {
     /// Says why it cannot be unmapped.
     pub fn set_reasons(&self, reasons: Vec<String>) {
         *super::lock(&self.reasons) = reasons;
+    }
+
+    /// Says that its application's stop did not end in time.
+    pub fn set_stop_left(&self) {
+        self.stop_left.store(true, Ordering::Release);
+    }
+
+    /// Whether its application's stop did not end in time.
+    pub fn is_stop_left(&self) -> bool {
+        self.stop_left.load(Ordering::Acquire)
     }
 
     /// Says that the node boots its release from now on.
@@ -260,6 +271,7 @@ impl Generation {
             state: AtomicU8::new(0),
             since: std::sync::Mutex::new(Utc::now()),
             reasons: std::sync::Mutex::new(Vec::new()),
+            stop_left: AtomicBool::new(false),
             threads: Box::new(move || record.threads.load(Ordering::Acquire) as u64),
         };
         let purges = std::array::from_fn(|_| Arc::new(Notify::new()));

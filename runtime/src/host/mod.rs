@@ -166,8 +166,9 @@ impl Host {
         lock(&self.live).remove(&id);
         let host = self.clone();
         let gone = move || drop(lock(&host.known).remove(&id));
-        let Retired { cut, pinned } = retire(generation, drain, gone).await;
-        Ok(Answer::Retired { cut, pinned })
+        let Retired { cut, stop_left, pinned } = retire(generation, drain, gone).await;
+        let stop_left_ms = stop_left.map(|patience| u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+        Ok(Answer::Retired { cut, stop_left_ms, pinned })
     }
 
     /// The host works, and what its current generation has answered.

@@ -51,6 +51,8 @@ enum Stage {
 pub struct Retired {
     /// Requests that were broken off at the deadline.
     pub cut: u64,
+    /// The application's stop took longer than this and was left; `None`: it ended.
+    pub stop_left: Option<Duration>,
     /// Why the library is still mapped; empty: it is gone.
     pub pinned: Vec<String>,
 }
@@ -66,15 +68,16 @@ pub async fn retire(
     facts.set_state(GenerationState::Draining);
     let cut = drain_requests(&generation, drain).await;
     let (stage, pinned) = advance(Stage::Serving(generation), &facts, UNMAP_PATIENCE).await;
+    let stop_left = facts.is_stop_left().then_some(STOP_PATIENCE);
     if pinned.is_empty() {
         gone();
-        return Retired { cut, pinned };
+        return Retired { cut, stop_left, pinned };
     }
     facts.set_reasons(pinned.clone());
     facts.set_state(GenerationState::Pinned);
     tracing::warn!(version = %facts.version, "release cannot be unmapped: {}", pinned.join("; "));
     tokio::spawn(keep_trying(stage, facts, gone));
-    Retired { cut, pinned }
+    Retired { cut, stop_left, pinned }
 }
 
 async fn keep_trying(mut stage: Stage, facts: Arc<Facts>, gone: impl FnOnce()) {
@@ -146,6 +149,7 @@ async fn advance(mut stage: Stage, facts: &Facts, patience: Duration) -> (Stage,
 /// Runs the application's own stop.
 async fn stop(generation: &Generation) {
     if tokio::time::timeout(STOP_PATIENCE, generation.stop()).await.is_err() {
+        generation.facts.set_stop_left();
         tracing::warn!(version = %generation.facts.version, "the application's stop took too long and was left");
     }
 }

@@ -147,7 +147,7 @@ fn tell_failure(node: &Node, version: &Version, error: &OperationError, host: &H
         ..restart_of(version)
     };
     let words = host.ended().map(|_| host.last_words()).unwrap_or_default();
-    handler::tell_history(node, &operation, None, 0.0, words);
+    let _ = handler::tell_history(node, &operation, None, 0.0, words);
     operation
 }
 
@@ -208,7 +208,7 @@ fn tell_death(node: &Node, served: &Version, how: &str, host: &HostProcess, begu
     let error = Some(format!("the host died of {how}"));
     let operation = Operation { from: Some(served.clone()), to, outcome, error, ..restart_of(served) };
     let ms = begun.elapsed().as_secs_f64() * 1e3;
-    handler::tell_history(node, &operation, None, ms, host.last_words());
+    let _ = handler::tell_history(node, &operation, None, ms, host.last_words());
 }
 
 /// Counts a death; whether there were more than the intensity allows.
@@ -241,7 +241,7 @@ fn give_up(node: &Node, how: &str) {
     if let Some(permanent) = node.facts().permanent {
         let error = Some(format!("the node gave up: {words}"));
         let operation = Operation { outcome: Outcome::Failed, error, ..restart_of(&permanent) };
-        handler::tell_history(node, &operation, None, 0.0, vec![]);
+        let _ = handler::tell_history(node, &operation, None, 0.0, vec![]);
     }
     node.end_for(End::GaveUp(words));
 }
@@ -291,7 +291,7 @@ fn fall_back(
         error: Some(reason),
         ..restart_of(prev)
     };
-    handler::tell_history(node, &operation, None, 0.0, words.to_vec());
+    let _ = handler::tell_history(node, &operation, None, 0.0, words.to_vec());
     node.with(|state| {
         state.fallen_back = true;
         state.deaths.clear();

@@ -21,6 +21,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::core_dump;
 use super::last_words::LastWords;
 use super::lock;
 
@@ -260,8 +261,10 @@ async fn watch_child(
     pending: Pending,
     died: watch::Sender<Option<String>>,
 ) {
+    // Gone once it was waited for.
+    let pid = child.id().unwrap_or(0);
     let how = match child.wait().await {
-        Ok(status) => describe(status),
+        Ok(status) => format!("{}{}", describe(status), core_dump::told(status, pid)),
         Err(error) => error.to_string(),
     };
     // What it wrote is complete when the pipe is closed; a process that it started may keep it open.
@@ -274,12 +277,11 @@ async fn watch_child(
 
 /// How a process ended, in words.
 pub fn describe(status: ExitStatus) -> String {
-    let dumped = if status.core_dumped() { ", core dumped" } else { "" };
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(number)) => match Signal::try_from(number) {
-            Ok(signal) => format!("signal {number} {signal}{dumped}"),
-            Err(_) => format!("signal {number}{dumped}"),
+            Ok(signal) => format!("signal {number} {signal}"),
+            Err(_) => format!("signal {number}"),
         },
         (None, None) => "neither exit code nor signal".into(),
     }

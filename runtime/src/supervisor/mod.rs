@@ -15,6 +15,7 @@
 mod boot;
 mod conf;
 mod control;
+mod core_dump;
 mod handler;
 mod hook;
 mod host_process;
@@ -144,7 +145,7 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     let control = control.map_err(io(node.home.control_socket(), "written"))?;
     // 4. An operation that a death interrupted ends here, in a definite state.
     resolve_interrupted(&node)?;
-    handler::remember_last(&node)?;
+    handler::remember_last(&node);
     // 5. The permanent release.
     tokio::spawn(control::serve(node.clone(), control));
     tokio::spawn(conf::watch(node.clone()));
@@ -318,7 +319,10 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
         ms,
         steps: vec![],
     };
-    journal::append_history(&node.home, &entry)?;
+    if let Err(error) = journal::append_history(&node.home, &entry) {
+        // The log and the operator's hook have it; a history is no reason to serve nobody.
+        tracing::error!(%error, "the history is not written");
+    }
     hook::tell(node, entry);
     node.change_record(|record| record.operation = None)
 }

@@ -57,7 +57,7 @@ pub async fn reload_by_itself(node: &Arc<Node>, cause: Cause) {
     let (from, to, hint, verdict) = (Some(version.clone()), Some(version), None, None);
     let operation =
         Operation { kind, from, to, outcome, error, hint, verdict, steps: vec![], removed: vec![], conf };
-    handler::tell_history(node, &operation, None, begun.elapsed().as_secs_f64() * 1e3, vec![]);
+    let _ = handler::tell_history(node, &operation, None, begun.elapsed().as_secs_f64() * 1e3, vec![]);
 }
 
 /// What became of a reload.

@@ -139,14 +139,27 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
         Some(error) => tracing::error!(kind, to, ms, "operation failed: {error}"),
     }
     if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
-        tell_history(node, &operation, Some(uid), ms, walk.last_words);
+        let last_words = std::mem::take(&mut walk.last_words);
+        if let Err(error) = tell_history(node, &operation, Some(uid), ms, last_words) {
+            let error = OperationError::from(error).describe();
+            let _ = tell.send(Progress::Warning { text: format!("the history does not have this: {error}") });
+        }
     }
     operation
 }
 
 /// Writes an operation's line and tells the operator's hook, with the last lines of a host that died of it. A
-/// history that cannot be written undoes nothing.
-pub fn tell_history(node: &Node, operation: &Operation, uid: Option<u32>, ms: f64, last_words: Vec<String>) {
+/// history that cannot be written undoes nothing; the log has it.
+///
+/// # Errors
+/// [`JournalError::Io`], for whoever has somebody to tell.
+pub fn tell_history(
+    node: &Node,
+    operation: &Operation,
+    uid: Option<u32>,
+    ms: f64,
+    last_words: Vec<String>,
+) -> Result<(), JournalError> {
     let entry = HistoryEntry {
         at: Utc::now(),
         kind: operation.kind,
@@ -163,9 +176,11 @@ pub fn tell_history(node: &Node, operation: &Operation, uid: Option<u32>, ms: f6
     if is_told(operation.kind) {
         hook::tell(node, entry.clone());
     }
-    if let Err(error) = journal::append_history(&node.home, &entry) {
+    let written = journal::append_history(&node.home, &entry);
+    if let Err(error) = &written {
         tracing::error!(%error, "the history is not written");
     }
+    written
 }
 
 async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
@@ -207,12 +222,14 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
     }
 }
 
-/// What the last operation came to, as `status` tells it, from before this supervisor.
-///
-/// # Errors
-/// [`JournalError`] when the history cannot be read.
-pub fn remember_last(node: &Node) -> Result<(), JournalError> {
-    let last = journal::read_history(&node.home)?.into_iter().rfind(|entry| matters(entry.kind));
+/// What the last operation came to, as `status` tells it, from before this supervisor. A history that cannot be read
+/// keeps nothing from serving.
+pub fn remember_last(node: &Node) {
+    let history = match journal::read_history(&node.home) {
+        Ok(history) => history,
+        Err(error) => return tracing::error!("{}", OperationError::from(error).describe()),
+    };
+    let last = history.into_iter().rfind(|entry| matters(entry.kind));
     let operation = last.map(|entry| Operation {
         kind: entry.kind,
         from: entry.from,
@@ -226,7 +243,6 @@ pub fn remember_last(node: &Node) -> Result<(), JournalError> {
         conf: ConfReport::default(),
     });
     node.with(|state| state.last_operation = operation);
-    Ok(())
 }
 
 /// To the microsecond.

@@ -99,7 +99,7 @@ impl OnProbation {
             conf: ConfReport::default(),
         };
         if !request.dry_run {
-            tell_history(node, &operation, Some(uid), milliseconds(begun), vec![]);
+            let _ = tell_history(node, &operation, Some(uid), milliseconds(begun), vec![]);
         }
         let _ = tell.send(Progress::Done(Box::new(operation)));
     }

@@ -211,9 +211,13 @@ impl Walk<'_> {
         let from = self.from.as_ref().map(ToString::to_string).unwrap_or_default();
         let drain_ms = millis(self.node.settings.upgrade.drain);
         match host.call(Command::Retire { generation, drain_ms }).await {
-            Ok(Answer::Retired { cut, pinned }) => {
+            Ok(Answer::Retired { cut, stop_left_ms, pinned }) => {
                 if cut > 0 {
                     self.warn(format!("{cut} requests on {from} were cut at the drain deadline"));
+                }
+                if let Some(patience) = stop_left_ms.map(Duration::from_millis) {
+                    let patience = humantime::format_duration(patience);
+                    self.warn(format!("the stop of {from} took longer than {patience} and was left"));
                 }
                 if !pinned.is_empty() {
                     let reasons = pinned.join("; ");
