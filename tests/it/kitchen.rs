@@ -165,6 +165,11 @@ async fn children_run_in_the_current_generation_only() {
     node.relmgr(&["upgrade"]).ok();
     while beats().await < 3 {}
     assert_eq!(node.mapped().len(), 1, "the old generation's child has ended: {:?}", node.status());
+    let before = node.host_pid();
+    node.relmgr(&["restart"]).ok();
+    assert_ne!(node.host_pid(), before);
+    while beats().await < 3 {}
+    assert!(!node.home().join("two-hearts").exists(), "two of them ran at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,6 +61,14 @@ pub enum Command {
         /// The children of the one that makes way may take so long to end.
         patience_ms: u64,
     },
+    /// End the background children of the generation that serves, which goes on answering: another host is about to
+    /// take over. Answered by [`Answer::Done`].
+    Suspend {
+        /// They may take so long to end.
+        patience_ms: u64,
+    },
+    /// The other host did not take over: start them again. Answered by [`Answer::Done`].
+    Resume,
     /// Begin to accept connections; until then they wait in the backlog. Answered by [`Answer::Done`].
     Accept,
     /// The current generation's release is permanent from now on: the version endpoint says so. Answered by

@@ -88,6 +88,14 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
         Command::SwapBack { generation, patience_ms } => {
             host.swap_back(generation, Duration::from_millis(patience_ms)).await
         }
+        Command::Suspend { patience_ms } => {
+            host.suspend(Duration::from_millis(patience_ms)).await;
+            Ok(Answer::Done)
+        }
+        Command::Resume => {
+            host.resume();
+            Ok(Answer::Done)
+        }
         Command::Accept => {
             host.accept();
             Ok(Answer::Done)

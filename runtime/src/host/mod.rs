@@ -152,6 +152,22 @@ impl Host {
         Ok(Answer::Done)
     }
 
+    /// Ends the children of the generation that serves.
+    async fn suspend(&self, patience: Duration) {
+        let current = self.front.current.load_full();
+        if let Some(current) = current {
+            current.suspend(patience).await;
+        }
+    }
+
+    /// Starts the children of the generation that serves.
+    fn resume(&self) {
+        let current = self.front.current.load_full();
+        if let Some(current) = current {
+            current.resume();
+        }
+    }
+
     fn commit(&self, id: u64) -> Result<Answer, HostError> {
         self.live(id)?.facts.set_permanent();
         Ok(Answer::Done)

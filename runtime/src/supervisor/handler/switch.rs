@@ -21,6 +21,9 @@ use super::{OnProbation, OperationError};
 /// The node's own endpoint answers within microseconds; this is for a machine that is all but standing still.
 const ENDPOINT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// A host whose children are dropped at their deadline needs a moment for it; one that takes longer is stuck.
+const STUCK_SLACK: Duration = Duration::from_secs(5);
+
 impl Walk<'_> {
     pub(super) async fn start(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let host = match self.request.kind {
@@ -62,15 +65,17 @@ impl Walk<'_> {
         if self.watched {
             self.take_before(to).await?;
         }
-        let patience_ms = millis(self.node.settings.upgrade.children_patience());
+        let patience = self.node.settings.upgrade.children_patience();
+        let patience_ms = millis(patience);
+        if self.request.kind == Kind::Restart {
+            self.take_over(to, generation, patience).await?;
+            return self.replace_host(to, generation).await;
+        }
         if let Answer::Swapped { previous } = self.call(to, Command::Swap { generation, patience_ms }).await?
         {
             self.previous = previous;
         }
         self.call(to, Command::Accept).await?;
-        if self.request.kind == Kind::Restart {
-            return self.replace_host(to, generation).await;
-        }
         // Not before the node's own endpoint has said the new version is the swap called done.
         if let Err(error) = hear_version(self.node, to).await {
             let node = self.node.clone();
@@ -79,6 +84,31 @@ impl Walk<'_> {
             return Err(self.died(to).err().unwrap_or(error));
         }
         Ok(None)
+    }
+
+    /// The new host begins to serve. The children of the old one end before: no job runs in both.
+    async fn take_over(
+        &self,
+        to: &Version,
+        generation: u64,
+        patience: Duration,
+    ) -> Result<(), OperationError> {
+        let old = self.node.host();
+        if let Some(old) = &old {
+            let suspend = Command::Suspend { patience_ms: millis(patience) };
+            // One that is too stuck to end them is replaced all the same: that may be why.
+            let _ = tokio::time::timeout(patience + STUCK_SLACK, old.call(suspend)).await;
+        }
+        // In a host of its own there is nobody who makes way.
+        let swapped = match self.call(to, Command::Swap { generation, patience_ms: 0 }).await {
+            Ok(_) => self.call(to, Command::Accept).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let (Err(_), Some(old)) = (&swapped, old) {
+            // Unless it has died meanwhile, it goes on as before.
+            let _ = old.call(Command::Resume).await;
+        }
+        swapped
     }
 
     /// The new host serves: the old one finishes what it has begun and goes.
