@@ -46,11 +46,13 @@ pub struct Settings {
 pub struct Listen {
     /// Public addresses.
     pub http: Vec<SocketAddr>,
+    /// Where metrics, health and the node's page are answered; absent: nowhere.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))] }
+        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], admin: None }
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use relmgr_model::counts::ReleaseCounts;
 use relmgr_model::host::{
     Answer, CHANNEL_FD, Command, Envelope, FIRST_LISTENER_FD, HostError, HostStart, Reply,
 };
@@ -77,7 +78,11 @@ pub struct HostProcess {
     on_probation: AtomicBool,
     blame: Blame,
     words: LastWords,
+    farewell: Farewell,
 }
+
+/// What a host that stopped had answered in its life.
+type Farewell = Arc<OnceLock<Vec<ReleaseCounts>>>;
 
 /// Why the supervisor killed it.
 type Blame = Arc<OnceLock<String>>;
@@ -107,7 +112,7 @@ impl HostProcess {
         let (reader, writer) = UnixStream::from_std(ours)?.into_split();
         let (outbox, commands) = mpsc::unbounded_channel();
         let (died, ended) = watch::channel(None);
-        let pending = Pending::default();
+        let (pending, farewell) = (Pending::default(), Farewell::default());
         let process = Arc::new(Self {
             pid: child.id().unwrap_or(0),
             next: AtomicU64::new(1),
@@ -118,9 +123,11 @@ impl HostProcess {
             on_probation: AtomicBool::new(false),
             blame: Blame::default(),
             words,
+            farewell: farewell.clone(),
         });
         tokio::spawn(write_commands(writer, commands));
-        tokio::spawn(read_replies(reader, pending.clone()));
+        let reading = tokio::spawn(read_replies(reader, pending.clone(), farewell));
+        let heard = async move { tokio::join!(heard, reading) };
         tokio::spawn(watch_child(child, heard, process.blame.clone(), pending, died));
         Ok(process)
     }
@@ -187,6 +194,11 @@ impl HostProcess {
         }
     }
 
+    /// What it had answered in its life; `None`: it has not stopped, or died without a word.
+    pub fn farewell(&self) -> Option<Vec<ReleaseCounts>> {
+        self.farewell.get().cloned()
+    }
+
     /// The last lines that it wrote to stderr.
     pub fn last_words(&self) -> Vec<String> {
         self.words.lines()
@@ -239,11 +251,14 @@ async fn write_commands(mut writer: OwnedWriteHalf, mut commands: mpsc::Unbounde
     }
 }
 
-async fn read_replies(reader: OwnedReadHalf, pending: Pending) {
+async fn read_replies(reader: OwnedReadHalf, pending: Pending, farewell: Farewell) {
     let mut lines = BufReader::new(reader).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str::<Reply>(&line) {
             Ok(reply) => {
+                if let Ok(Answer::Stopped { releases }) = &reply.result {
+                    let _ = farewell.set(releases.clone());
+                }
                 if let Some(waiting) = lock(&pending).remove(&reply.id) {
                     let _ = waiting.send(reply.result);
                 }
@@ -255,7 +270,7 @@ async fn read_replies(reader: OwnedReadHalf, pending: Pending) {
 
 async fn watch_child(
     mut child: Child,
-    heard: oneshot::Receiver<()>,
+    heard: impl Future,
     blame: Blame,
     pending: Pending,
     died: watch::Sender<Option<String>>,
@@ -264,7 +279,7 @@ async fn watch_child(
         Ok(status) => describe(status),
         Err(error) => error.to_string(),
     };
-    // What it wrote is complete when the pipe is closed; a process that it started may keep it open.
+    // What it wrote and said is complete when both pipes are closed; a process that it started may keep them open.
     let _ = tokio::time::timeout(WORDS_PATIENCE, heard).await;
     let how = blame.get().map_or(how.clone(), |why| format!("{how}, since {why}"));
     died.send_replace(Some(how));

@@ -147,6 +147,7 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
 /// Writes an operation's line and tells the operator's hook, with the last lines of a host that died of it. A
 /// history that cannot be written undoes nothing.
 pub fn tell_history(node: &Node, operation: &Operation, uid: Option<u32>, ms: f64, last_words: Vec<String>) {
+    node.metrics.operation(operation.kind, operation.outcome, ms);
     let entry = HistoryEntry {
         at: Utc::now(),
         kind: operation.kind,
