@@ -9,6 +9,7 @@ mod contract;
 mod faulty;
 mod journey;
 mod kitchen;
+mod log;
 mod new;
 mod probation;
 mod random;

@@ -16,6 +16,7 @@ use relmgr_model::counts::ReleaseCounts;
 use relmgr_model::host::{
     Answer, CHANNEL_FD, Command, Envelope, FIRST_LISTENER_FD, HostError, HostStart, Reply,
 };
+use relmgr_model::settings::LogFormat;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -88,16 +89,20 @@ type Farewell = Arc<OnceLock<Vec<ReleaseCounts>>>;
 type Blame = Arc<OnceLock<String>>;
 
 impl HostProcess {
-    /// Starts a host with copies of the listening sockets; it does not accept yet.
+    /// Starts a host with copies of the listening sockets; it does not accept yet. What it logs is passed on as
+    /// `log` says.
     ///
     /// # Errors
     /// [`SpawnError`].
-    pub fn spawn(listeners: Vec<OwnedFd>) -> Result<Arc<Self>, SpawnError> {
+    pub fn spawn(listeners: Vec<OwnedFd>, log: LogFormat) -> Result<Arc<Self>, SpawnError> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut command = std::process::Command::new(SELF);
         std::os::unix::process::CommandExt::arg0(&mut command, "relmgr");
         command.arg("host");
+        if log != LogFormat::Text {
+            command.arg("--json-log");
+        }
         let sockets = std::iter::once(OwnedFd::from(theirs)).chain(listeners);
         let numbers = std::iter::once(CHANNEL_FD).chain(FIRST_LISTENER_FD..);
         let mappings = sockets.zip(numbers).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
@@ -105,7 +110,7 @@ impl HostProcess {
         let mut child =
             tokio::process::Command::from(command).stderr(Stdio::piped()).kill_on_drop(false).spawn()?;
         let (words, heard) = match child.stderr.take() {
-            Some(stderr) => LastWords::listen(stderr.into_owned_fd()?)?,
+            Some(stderr) => LastWords::listen(stderr.into_owned_fd()?, log)?,
             None => LastWords::none(),
         };
 

@@ -25,6 +25,7 @@ mod listeners;
 mod node;
 mod preflight;
 mod pulse;
+mod relay;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -121,13 +122,12 @@ fn open_repository(settings: &Settings) -> Result<Repository, RepositoryError> {
     Repository::open(&settings.url, options)
 }
 
-/// Runs the node at `home` until it is told to stop.
+/// Runs the node at `home` with its `settings` until it is told to stop.
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn run(home: Home) -> Result<(), RunError> {
+pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
     let io = |path: std::path::PathBuf, what| move |source| RunError::Io { path, what, source };
-    let settings = read_settings(&home)?;
     // 1. One supervisor a home.
     std::fs::create_dir_all(home.run()).map_err(io(home.run(), "written"))?;
     let _lock = take_lock(&home)?;

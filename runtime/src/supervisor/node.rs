@@ -271,7 +271,7 @@ impl Node {
     /// [`SpawnError`], or that it died at once.
     pub async fn start_host(&self) -> Result<Arc<HostProcess>, HostStartError> {
         let lent = self.listeners.iter().map(Listener::lend).collect::<Result<Vec<_>, _>>();
-        let host = HostProcess::spawn(lent.map_err(SpawnError::from)?)?;
+        let host = HostProcess::spawn(lent.map_err(SpawnError::from)?, self.settings.log.format)?;
         let start = HostStart {
             listeners: self.listeners.len(),
             version_path: self.settings.http.version_path.clone(),
