@@ -3,4 +3,5 @@
 pub mod cli;
 pub mod conf;
 pub mod host;
+pub mod log;
 pub mod supervisor;

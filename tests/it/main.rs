@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod admin;
 mod client;
 mod conf;
 mod contract;
@@ -11,6 +12,7 @@ mod faults;
 mod faulty;
 mod journey;
 mod kitchen;
+mod log;
 mod new;
 mod points;
 mod probation;

@@ -67,6 +67,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Upgrade,
+        Self::Downgrade,
+        Self::Check,
+        Self::Fetch,
+        Self::Remove,
+        Self::Prune,
+        Self::Restart,
+        Self::Reload,
+        Self::Commit,
+        Self::Rollback,
+    ];
+
     /// The kind's word, the same as its command.
     pub fn name(self) -> &'static str {
         match self {
@@ -199,6 +213,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The outcome's word, the same as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::AlreadyDone => "already_done",
+            Self::Failed => "failed",
+            Self::RolledBack => "rolled_back",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
     /// The exit code of a command that waited for it.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -284,6 +309,22 @@ pub enum Phase {
     Stopped,
 }
 
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Booting, Self::Steady, Self::Upgrading, Self::Probation, Self::Stopped];
+
+    /// The phase's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Steady => "steady",
+            Self::Upgrading => "upgrading",
+            Self::Probation => "probation",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// The answer to `status`: the node as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -314,6 +355,9 @@ pub struct NodeStatus {
     /// The addresses that the public listener is bound to.
     #[serde(default)]
     pub listeners: Vec<String>,
+    /// The address that the admin listener is bound to; `None`: there is none.
+    #[serde(default)]
+    pub admin: Option<String>,
     /// The last operation that ended.
     pub last_operation: Option<Operation>,
     /// The application's configuration; `None` while nothing serves.
@@ -371,6 +415,24 @@ pub enum GenerationState {
     Retiring,
     /// Stopped, and its library cannot be unmapped: `reasons` say why.
     Pinned,
+}
+
+impl GenerationState {
+    /// All of them, in the order of a generation's life.
+    pub const ALL: [Self; 6] =
+        [Self::Candidate, Self::Current, Self::Idle, Self::Draining, Self::Retiring, Self::Pinned];
+
+    /// The state's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::Current => "current",
+            Self::Idle => "idle",
+            Self::Draining => "draining",
+            Self::Retiring => "retiring",
+            Self::Pinned => "pinned",
+        }
+    }
 }
 
 /// A generation in the host.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Version;
 use crate::control::GenerationStatus;
+use crate::counts::ReleaseCounts;
 use crate::manifest::Probe;
 use crate::probation::Sample;
 
@@ -92,7 +93,10 @@ pub enum Command {
     /// Say something, and what the current generation has answered. Answered by [`Answer::Pulse`]; a host whose
     /// workers are all stuck does not.
     Pulse,
-    /// Stop accepting, let requests finish, stop the application, exit 0. Answered by [`Answer::Done`] at once.
+    /// What has been answered since the host began, by release. Answered by [`Answer::Counts`].
+    Counts,
+    /// Stop accepting, let requests finish, stop the application, exit 0. Answered by [`Answer::Stopped`] when all
+    /// of it is done, as the host's last word.
     Stop {
         /// Requests may take so long.
         drain_ms: u64,
@@ -209,6 +213,16 @@ pub enum Answer {
     Generations {
         /// Oldest first.
         generations: Vec<GenerationStatus>,
+    },
+    /// What has been answered.
+    Counts {
+        /// Oldest first; every release that is loaded, and the newest of those that were.
+        releases: Vec<ReleaseCounts>,
+    },
+    /// The host is about to exit.
+    Stopped {
+        /// What it has answered, as in [`Answer::Counts`].
+        releases: Vec<ReleaseCounts>,
     },
     /// The host works.
     Pulse {

@@ -12,6 +12,7 @@
 //! | [`plan`] | which steps an operation takes, decided from a snapshot of facts |
 //! | [`record`] | `state.json` and `history.jsonl` |
 //! | [`probation`] | whether a new release stays, from what was seen before and after the swap |
+//! | [`counts`] | what a release has answered, for whoever watches from outside |
 //! | [`control`] | what the command line and the supervisor say to each other |
 //! | [`conf`] | the part of it that is about the application's configuration |
 //! | [`children`] | the part of it that is about the application's background children |
@@ -23,6 +24,7 @@ pub mod channel;
 pub mod children;
 pub mod conf;
 pub mod control;
+pub mod counts;
 pub mod home;
 pub mod host;
 pub mod manifest;

@@ -74,6 +74,25 @@ impl Latencies {
         Some(Self::end(class))
     }
 
+    /// How many were shorter than `bound`; exact where it is the end of a class, as all powers of two of a
+    /// microsecond are.
+    pub fn below(&self, bound: Duration) -> u64 {
+        self.0
+            .iter()
+            .enumerate()
+            .filter(|(class, _)| Self::end(*class) <= bound)
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let at = |latencies: &Self, class: usize| latencies.0.get(class).copied().unwrap_or(0);
+        let classes = 0..self.0.len().max(other.0.len());
+        Self::new(classes.map(|class| at(self, class) + at(other, class)).collect())
+    }
+
     fn since(&self, earlier: &Self) -> Self {
         let before = |class: usize| earlier.0.get(class).copied().unwrap_or(0);
         let counts = self.0.iter().enumerate();

@@ -38,6 +38,9 @@ pub struct Settings {
     /// Commands of the operator's.
     #[serde(default)]
     pub hooks: Hooks,
+    /// What the node says of itself.
+    #[serde(default)]
+    pub log: Log,
 }
 
 /// `[listen]`
@@ -46,11 +49,13 @@ pub struct Settings {
 pub struct Listen {
     /// Public addresses.
     pub http: Vec<SocketAddr>,
+    /// Where metrics, health and the node's page are answered; absent: nowhere.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))] }
+        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], admin: None }
     }
 }
 
@@ -337,6 +342,27 @@ impl Default for Hooks {
     fn default() -> Self {
         Self { outcome: vec![], timeout: Duration::from_secs(30) }
     }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// How events are written.
+    pub format: LogFormat,
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people, to stderr.
+    #[default]
+    Text,
+    /// One JSON object a line, to stderr.
+    Json,
+    /// To systemd's journal, with fields.
+    Journald,
 }
 
 /// A `relmgr.toml` that cannot be used.

@@ -6,12 +6,17 @@ use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, Signal};
 use relmgr_model::host::CHANNEL_FD;
+use relmgr_model::settings::LogFormat;
 
-use crate::host;
+use crate::{host, log};
 
 /// Serve traffic (started by the supervisor)
 #[derive(Debug, clap::Args)]
-pub struct HostArgs {}
+pub struct HostArgs {
+    /// Log one JSON object a line
+    #[arg(long)]
+    json_log: bool,
+}
 
 /// Try a release (started by the supervisor)
 #[derive(Debug, clap::Args)]
@@ -29,8 +34,14 @@ pub struct PreflightArgs {
     library: PathBuf,
 }
 
-pub(super) fn host(HostArgs {}: HostArgs) -> ExitCode {
-    super::init_log();
+fn init_log(format: LogFormat) {
+    if let Err(error) = log::init(format, log::Process::Host) {
+        eprintln!("{error}");
+    }
+}
+
+pub(super) fn host(HostArgs { json_log }: HostArgs) -> ExitCode {
+    init_log(if json_log { LogFormat::Json } else { LogFormat::Text });
     // Asked before anything is opened that would get the number.
     let channel = std::fs::metadata(format!("/proc/self/fd/{CHANNEL_FD}"));
     if !channel.is_ok_and(|channel| channel.file_type().is_socket()) {
@@ -51,7 +62,8 @@ pub(super) fn host(HostArgs {}: HostArgs) -> ExitCode {
 
 pub(super) fn preflight(args: PreflightArgs) -> ExitCode {
     let confined = host::preflight::confine(args.cpu_seconds, args.memory_bytes, args.files);
-    super::init_log();
+    // Its words are for people: they stand in the error of whoever started it.
+    init_log(LogFormat::Text);
     match confined {
         Ok(()) => host::preflight::run(args.library),
         Err(error) => {

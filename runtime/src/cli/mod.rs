@@ -33,13 +33,11 @@ mod stop;
 mod upgrade;
 mod version;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use relmgr_model::home::Home;
-use tracing_subscriber::EnvFilter;
 
 use error::{CommandError, Kind};
 
@@ -152,14 +150,4 @@ fn absolute(path: &Path) -> Result<PathBuf, CommandError> {
     std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).map_err(|error| {
         CommandError::new(Kind::Failed, format!("{} is no path", path.display())).because(&error)
     })
-}
-
-/// Logs of processes that run for long: to stderr, `info` and up, or as RELMGR_LOG says.
-fn init_log() {
-    let filter = EnvFilter::try_from_env("RELMGR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .init();
 }

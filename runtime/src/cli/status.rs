@@ -29,7 +29,7 @@ pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
 }
 
 fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
-    let mut text = format!("{} in {}: {}\n", status.app, status.home.display(), phase(status.phase));
+    let mut text = format!("{} in {}: {}\n", status.app, status.home.display(), status.phase.name());
     // Writing to a `String` cannot fail.
     let mut line = |name: &str, words: &str| {
         let _ = writeln!(text, "  {name:<11} {words}");
@@ -68,6 +68,9 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
         }
     }
     line("listeners", &status.listeners.join(", "));
+    if let Some(admin) = &status.admin {
+        line("admin", &format!("http://{admin}/"));
+    }
     line("supervisor", &format!("{} since {}", status.supervisor_pid, moment(status.started_at, now)));
     let host = status.host_pid.map_or_else(|| "none at the moment".into(), |pid| pid.to_string());
     match status.host_restarts {
@@ -102,16 +105,6 @@ fn conf_lines(conf: &ConfStatus, now: DateTime<Utc>, line: &mut impl FnMut(&str,
     }
 }
 
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Booting => "booting",
-        Phase::Steady => "steady",
-        Phase::Upgrading => "upgrading",
-        Phase::Probation => "probation",
-        Phase::Stopped => "stopped",
-    }
-}
-
 fn last(operation: &Operation) -> String {
     let Operation { kind, from, to, error, .. } = operation;
     let mut words = kind.name().to_owned();
@@ -133,7 +126,7 @@ fn generations(generations: &[GenerationStatus]) -> String {
     }
     let head = ["", "GENERATION", "VERSION", "STATE", "IN FLIGHT", "REQUESTS", "PANICS", "THREADS"];
     let row = |generation: &GenerationStatus| {
-        let state = format!("{:?}", generation.state).to_lowercase();
+        let state = generation.state.name().to_owned();
         let numbers = [generation.in_flight, generation.requests, generation.panics, generation.threads];
         let mut cells = vec![String::new(), generation.id.to_string(), generation.version.to_string(), state];
         cells.extend(numbers.map(|number| number.to_string()));
@@ -275,6 +268,7 @@ mod tests {
                 },
             ],
             listeners: vec!["127.0.0.1:8080".into()],
+            admin: Some("127.0.0.1:9090".into()),
             last_operation: Some(Operation {
                 kind: control::Kind::Upgrade,
                 from: Some(version("2026.1119.80112")),

@@ -17,6 +17,8 @@ use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
 use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Host, HostRef, Instance, LogRecord};
 
+use crate::log::APPLICATION;
+
 /// The application's words for what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -110,10 +112,10 @@ pub fn host_functions() -> HostRef {
 extern "C" fn log(record: LogRecord) {
     let LogRecord { level, target, message, version } = &record;
     match level {
-        1 => tracing::error!(target: "app", %version, "{target}: {message}"),
-        2 => tracing::warn!(target: "app", %version, "{target}: {message}"),
-        3 => tracing::info!(target: "app", %version, "{target}: {message}"),
-        4 => tracing::debug!(target: "app", %version, "{target}: {message}"),
-        _ => tracing::trace!(target: "app", %version, "{target}: {message}"),
+        1 => tracing::error!(target: APPLICATION, release = %version, module = %target, "{message}"),
+        2 => tracing::warn!(target: APPLICATION, release = %version, module = %target, "{message}"),
+        3 => tracing::info!(target: APPLICATION, release = %version, module = %target, "{message}"),
+        4 => tracing::debug!(target: APPLICATION, release = %version, module = %target, "{message}"),
+        _ => tracing::trace!(target: APPLICATION, release = %version, module = %target, "{message}"),
     }
 }

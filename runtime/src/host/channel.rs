@@ -44,26 +44,29 @@ pub async fn serve() -> anyhow::Result<()> {
     });
     let _ = replies.send(Reply { id, result: Ok(Answer::Done) });
 
-    let drain = obey(&host, &mut commands, &replies).await?;
+    let (asked, drain) = obey(&host, &mut commands, &replies).await?;
     host.stop(drain).await;
+    if let Some(id) = asked {
+        let _ = replies.send(Reply { id, result: Ok(Answer::Stopped { releases: host.counts() }) });
+    }
     drop((host, replies));
     // The last replies go out; the supervisor may be gone already.
     let _ = tokio::time::timeout(ORPHAN_DRAIN, writing).await;
     Ok(())
 }
 
-/// Carries out commands until one says stop; how long requests may take then.
+/// Carries out commands until one says stop; its number, unless nobody is there to be answered, and how long requests
+/// may take.
 async fn obey(
     host: &Arc<Host>,
     commands: &mut Commands,
     replies: &mpsc::UnboundedSender<Reply>,
-) -> anyhow::Result<Duration> {
+) -> anyhow::Result<(Option<u64>, Duration)> {
     while let Some(line) = commands.next_line().await.context("the supervisor's channel broke")? {
         let Envelope { id, command } =
             serde_json::from_str(&line).context("the supervisor's command does not parse")?;
         if let Command::Stop { drain_ms } = command {
-            let _ = replies.send(Reply { id, result: Ok(Answer::Done) });
-            return Ok(Duration::from_millis(drain_ms));
+            return Ok((Some(id), Duration::from_millis(drain_ms)));
         }
         let (host, replies) = (host.clone(), replies.clone());
         tokio::spawn(async move {
@@ -73,7 +76,7 @@ async fn obey(
         });
     }
     tracing::warn!("the supervisor is gone: the host ends");
-    Ok(ORPHAN_DRAIN)
+    Ok((None, ORPHAN_DRAIN))
 }
 
 async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostError> {
@@ -106,6 +109,7 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             host.retire(generation, Duration::from_millis(drain_ms)).await
         }
         Command::Generations => Ok(Answer::Generations { generations: host.generations() }),
+        Command::Counts => Ok(Answer::Counts { releases: host.counts() }),
         Command::Pulse => Ok(host.pulse()),
         Command::Init(_) | Command::Stop { .. } => {
             Err(HostError { message: "the host has been initialised already".into() })

@@ -10,7 +10,7 @@ use super::{Host, lock};
 impl Host {
     /// What is loaded, with the children of those that have some.
     pub(super) fn generations(&self) -> Vec<GenerationStatus> {
-        let mut all: Vec<_> = lock(&self.known).values().map(|facts| facts.status()).collect();
+        let mut all: Vec<_> = lock(&self.known).loaded.values().map(|facts| facts.status()).collect();
         let live: Vec<_> = lock(&self.live).values().cloned().collect();
         for generation in live {
             let status = all.iter_mut().find(|status| status.id == generation.facts.id);

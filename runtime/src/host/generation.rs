@@ -8,12 +8,13 @@
 //!   mapped [`Library`]. Who can unwrap that `Arc` may unmap it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use chrono::{DateTime, Utc};
+use http::StatusCode;
 use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::children::Node;
@@ -22,11 +23,13 @@ use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Instance, StartArgs};
 use relmgr_model::Version;
 use relmgr_model::control::{GenerationState, GenerationStatus};
+use relmgr_model::counts::Counts;
 use relmgr_model::host::LoadRequest;
 use relmgr_model::probation::Sample;
 use tokio::sync::Notify;
 
 use super::app::{self, Fault};
+use super::counter::{Counter, End, Ended, PLACES, place};
 use super::loader::library::{Library, LoadError};
 use super::loader::vouched::{ExchangedError, Vouched};
 use super::measures::Measures;
@@ -59,8 +62,8 @@ pub struct Facts {
     pub prev: Option<Version>,
     /// Requests that it began to answer.
     pub begun: Counter,
-    /// Requests that it answered to the end.
-    pub ended: Counter,
+    /// Requests that it answered to the end, by how they ended.
+    pub ended: Ended,
     /// What probation looks at.
     pub measures: Measures,
     permanent: AtomicBool,
@@ -72,26 +75,6 @@ pub struct Facts {
     threads: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
-/// So many threads count without getting in each other's way; more share places.
-const PLACES: usize = 16;
-
-/// A counter that every request counts up: each thread in a place of its own, so that no cache line goes back and
-/// forth between processors.
-#[derive(Default)]
-pub struct Counter([Place; PLACES]);
-
-#[repr(align(128))]
-#[derive(Default)]
-struct Place(AtomicU64);
-
-thread_local! {
-    /// The calling thread's place.
-    static PLACE: usize = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed) % PLACES
-    };
-}
-
 /// A share of a library's mapping, for values that need it longer than the request that they came with. Each
 /// thread takes its own, so that their counts do not go back and forth between processors either.
 #[repr(align(128))]
@@ -99,25 +82,7 @@ pub struct Mapping {
     _library: Arc<Library>,
 }
 
-impl Counter {
-    fn add(&self) {
-        self.0[PLACE.with(|place| *place)].0.fetch_add(1, Ordering::Release);
-    }
-
-    /// How often it was counted up.
-    pub fn get(&self) -> u64 {
-        self.0.iter().map(|place| place.0.load(Ordering::Acquire)).sum()
-    }
-}
-
-const STATES: [GenerationState; 6] = [
-    GenerationState::Candidate,
-    GenerationState::Current,
-    GenerationState::Idle,
-    GenerationState::Draining,
-    GenerationState::Retiring,
-    GenerationState::Pinned,
-];
+const STATES: [GenerationState; 6] = GenerationState::ALL;
 
 impl Facts {
     /// What it is doing.
@@ -175,14 +140,18 @@ impl Facts {
     /// Requests that it is answering.
     pub fn in_flight(&self) -> u64 {
         // The end first: a request that begins and ends in between makes it too many for a moment, never too few.
-        let ended = self.ended.get();
+        let ended = self.ended.all();
         self.begun.get().saturating_sub(ended)
     }
 
     /// What clients have been answered.
     pub fn sample(&self) -> Sample {
-        let probes = self.measures.probes.load(Ordering::Relaxed);
-        self.measures.sample(self.ended.get().saturating_sub(probes))
+        self.measures.sample(self.ended.of_clients().iter().sum())
+    }
+
+    /// The same, for whoever watches the node from outside.
+    pub fn counts(&self) -> Counts {
+        self.measures.counts(self.ended.of_clients())
     }
 
     /// What `status` says of it.
@@ -192,7 +161,7 @@ impl Facts {
             version: self.version.clone(),
             state: self.state(),
             in_flight: self.in_flight(),
-            requests: self.ended.get(),
+            requests: self.ended.all(),
             panics: self.measures.panics.load(Ordering::Relaxed),
             threads: (self.threads)(),
             reasons: super::lock(&self.reasons).clone(),
@@ -264,7 +233,7 @@ impl Generation {
             build_id: super::elf::build_id(&request.library).unwrap_or_default(),
             prev: request.prev.clone(),
             begun: Counter::default(),
-            ended: Counter::default(),
+            ended: Ended::default(),
             measures: Measures::default(),
             permanent: AtomicBool::new(false),
             conf_hash: std::sync::Mutex::new(request.conf_hash.clone()),
@@ -377,7 +346,7 @@ impl Generation {
 
     /// The mapping that values of the library need.
     pub fn mapping(&self) -> &Arc<Mapping> {
-        &self.mappings[PLACE.with(|place| *place)]
+        &self.mappings[place()]
     }
 
     /// Ends the application's threads and frees the instance; what is left is to be unmapped. To be called from
@@ -401,19 +370,25 @@ pub type Current = ArcSwapOption<Generation>;
 pub struct RequestGuard {
     // Never `None`: those who make it look.
     generation: Guard<Option<Arc<Generation>>>,
+    end: End,
 }
 
 impl RequestGuard {
-    /// Counts in a request to a generation that may not be current.
-    pub fn of(generation: Arc<Generation>) -> Self {
+    /// Counts in a request of the host's own, to a generation that may not be current.
+    pub fn of_probe(generation: Arc<Generation>) -> Self {
         generation.facts.begun.add();
-        Self { generation: Guard::from_inner(Some(generation)) }
+        Self { generation: Guard::from_inner(Some(generation)), end: End::PROBE }
     }
 
     /// Counts a request in; `None`: no generation serves.
     pub fn new(generation: Guard<Option<Arc<Generation>>>) -> Option<Self> {
         generation.as_ref()?.facts.begun.add();
-        Some(Self { generation })
+        Some(Self { generation, end: End::NONE })
+    }
+
+    /// Says with which status the request is answered.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.end = End::of(status.as_u16());
     }
 
     /// What answers the request.
@@ -427,7 +402,7 @@ impl RequestGuard {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.generation().facts.ended.add();
+        self.generation().facts.ended.add(self.end);
     }
 }
 

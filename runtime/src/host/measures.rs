@@ -1,4 +1,4 @@
-//! What probation looks at, counted on the way of the requests.
+//! What probation and metrics look at, counted on the way of the requests.
 //!
 //! A request that is answered well touches nothing here, but for one in [`MEASURED`], whose latency is taken: the
 //! clock costs as much as a hundredth of a small request.
@@ -7,32 +7,22 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use relmgr_model::probation::{CLASSES, Latencies, Sample};
+use relmgr_model::counts::{Counts, ENDS};
+use relmgr_model::probation::Sample;
+
+use super::counter::Histogram;
 
 /// The latency of one in so many requests of a connection is taken, the first one's always.
 const MEASURED: u64 = 8;
 
 /// What is counted of a generation's answers.
+#[derive(Default)]
 pub struct Measures {
-    /// Requests of the host's own.
-    pub probes: AtomicU64,
     /// Handlers that panicked.
     pub panics: AtomicU64,
     errors: AtomicU64,
     first_panic: OnceLock<String>,
-    latencies: [AtomicU64; CLASSES],
-}
-
-impl Default for Measures {
-    fn default() -> Self {
-        Self {
-            probes: AtomicU64::new(0),
-            panics: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            first_panic: OnceLock::new(),
-            latencies: [const { AtomicU64::new(0) }; CLASSES],
-        }
-    }
+    latencies: Histogram,
 }
 
 impl Measures {
@@ -43,7 +33,7 @@ impl Measures {
 
     /// Takes the latency of a request that began at `begun`.
     pub fn answered(&self, begun: Instant) {
-        self.latencies[Latencies::class(begun.elapsed())].fetch_add(1, Ordering::Relaxed);
+        self.latencies.add(begun.elapsed());
     }
 
     /// Counts an answer that is the application's fault: 5xx, a panic, a body that broke off.
@@ -64,12 +54,21 @@ impl Measures {
 
     /// All of it, with the number of `requests` that were answered.
     pub fn sample(&self, requests: u64) -> Sample {
-        let counts = self.latencies.iter().map(|count| count.load(Ordering::Relaxed));
         Sample {
             requests,
             errors: self.errors.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
-            latencies: Latencies::new(counts.collect()),
+            latencies: self.latencies.latencies(),
+        }
+    }
+
+    /// All of it, with how clients' requests ended.
+    pub fn counts(&self, ends: [u64; ENDS.len()]) -> Counts {
+        Counts {
+            ends,
+            panics: self.panics.load(Ordering::Relaxed),
+            latencies: self.latencies.latencies(),
+            latency_ns: self.latencies.nanoseconds(),
         }
     }
 }

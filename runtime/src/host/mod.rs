@@ -5,7 +5,7 @@
 //!   └─ Host  generations: load, health, swap, retire
 //! front      accepts, connections and their limits
 //!   └─ service   one atomic load, one call into the current generation
-//!        └─ generation, body, measures   what holds what, what is counted
+//!        └─ generation, body, measures, counter   what holds what, what is counted
 //! loader     the room for unsafe: open, take over, unmap
 //! ```
 
@@ -16,6 +16,7 @@ pub mod channel;
 mod children;
 mod conf;
 pub mod connection;
+pub mod counter;
 pub mod elf;
 pub mod front;
 pub mod generation;
@@ -33,7 +34,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use relmgr_model::Version;
 use relmgr_model::control::GenerationState;
+use relmgr_model::counts::{Counts, KEPT, ReleaseCounts};
 use relmgr_model::host::{Answer, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
 use relmgr_model::probation::Sample;
@@ -58,8 +61,46 @@ pub struct Host {
     next: AtomicU64,
     /// Generations that may become current, and the one that is.
     live: Mutex<BTreeMap<u64, Arc<Generation>>>,
-    /// Everything that is in memory, for `status`.
-    known: Mutex<BTreeMap<u64, Arc<Facts>>>,
+    known: Mutex<Known>,
+}
+
+/// What is said of generations.
+#[derive(Default)]
+struct Known {
+    /// Everything that is in memory.
+    loaded: BTreeMap<u64, Arc<Facts>>,
+    /// What those answered that are not, by release; the newest [`KEPT`].
+    gone: BTreeMap<Version, Counts>,
+}
+
+impl Known {
+    fn unload(&mut self, id: u64) {
+        let Some(facts) = self.loaded.remove(&id) else { return };
+        let counts = facts.counts();
+        // A candidate that never served leaves nothing to remember.
+        if counts != Counts::default() {
+            self.gone.entry(facts.version.clone()).or_default().add(&counts);
+        }
+        while self.gone.len() > KEPT {
+            self.gone.pop_first();
+        }
+    }
+
+    fn counts(&self) -> Vec<ReleaseCounts> {
+        let mut by_release: BTreeMap<_, _> =
+            self.gone.iter().map(|(version, counts)| (version, (false, counts.clone()))).collect();
+        for facts in self.loaded.values() {
+            let (loaded, counts) = by_release.entry(&facts.version).or_default();
+            *loaded = true;
+            counts.add(&facts.counts());
+        }
+        let release = |(version, (loaded, counts)): (&Version, _)| ReleaseCounts {
+            version: version.clone(),
+            loaded,
+            counts,
+        };
+        by_release.into_iter().map(release).collect()
+    }
 }
 
 impl Host {
@@ -89,7 +130,7 @@ impl Host {
                 return Err(fault(&error));
             }
         };
-        lock(&self.known).insert(id, generation.facts.clone());
+        lock(&self.known).loaded.insert(id, generation.facts.clone());
         lock(&self.live).insert(id, generation.clone());
         match generation.started(deadline).await {
             Ok(()) => Ok(Answer::Loaded { generation: id }),
@@ -181,7 +222,7 @@ impl Host {
         let generation = self.live(id)?;
         lock(&self.live).remove(&id);
         let host = self.clone();
-        let gone = move || drop(lock(&host.known).remove(&id));
+        let gone = move || lock(&host.known).unload(id);
         let Retired { cut, stop_left, pinned } = retire(generation, drain, gone).await;
         let stop_left_ms = stop_left.map(|patience| u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
         Ok(Answer::Retired { cut, stop_left_ms, pinned })
@@ -198,6 +239,10 @@ impl Host {
             },
             None => Answer::Pulse { generation: None, sample: Sample::default(), first_panic: None },
         }
+    }
+
+    fn counts(&self) -> Vec<ReleaseCounts> {
+        lock(&self.known).counts()
     }
 
     fn live(&self, id: u64) -> Result<Arc<Generation>, HostError> {

@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use relmgr_abi::abi_stable::std_types::{ROption, RSlice, RStr};
@@ -47,8 +46,7 @@ fn begin(generation: &Arc<Generation>, path: &str) -> Held<Response> {
         connection: ConnectionFacts { peer: here.into(), local: here.into(), tls: false },
         request_id: 0,
     };
-    generation.facts.measures.probes.fetch_add(1, Ordering::Relaxed);
-    let guard = RequestGuard::of(generation.clone());
+    let guard = RequestGuard::of_probe(generation.clone());
     let future = guard.generation().call(head, ROption::RNone);
     Held::new(future, guard)
 }

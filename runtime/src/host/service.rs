@@ -146,7 +146,7 @@ impl Future for Answer {
                     return Poll::Pending;
                 }
                 let (Some(over), Some(turn)) = (held.take(), turn.take()) else { return Poll::Pending };
-                let guard = over.into_guard();
+                let mut guard = over.into_guard();
                 let measures = &guard.generation().facts.measures;
                 if let Some(begun) = begun {
                     measures.answered(*begun);
@@ -156,9 +156,13 @@ impl Future for Answer {
                     // The panic hook in the library has logged it.
                     Poll::Ready(Err(_)) => {
                         measures.failed();
+                        guard.answered(StatusCode::INTERNAL_SERVER_ERROR);
                         plain(StatusCode::INTERNAL_SERVER_ERROR, "the handler panicked\n".into(), turn)
                     }
-                    Poll::Pending => purged(turn),
+                    Poll::Pending => {
+                        guard.answered(StatusCode::SERVICE_UNAVAILABLE);
+                        purged(turn)
+                    }
                 }))
             }
         }
@@ -166,7 +170,7 @@ impl Future for Answer {
 }
 
 /// The library's response as hyper's.
-fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Response<ResponseBody> {
+fn answer(response: FfiResponse, mut guard: RequestGuard, id: u64, turn: Turn) -> Response<ResponseBody> {
     // In place: head and small body share one owner, which costs less than a copy that both share.
     let mut bytes = HeldBytes::wrap(response.bytes, guard.generation().mapping());
     let fields_len = (response.fields_len as usize).min(bytes.len());
@@ -174,9 +178,11 @@ fn answer(response: FfiResponse, guard: RequestGuard, id: u64, turn: Turn) -> Re
     let status = StatusCode::from_u16(response.status);
     let (Ok(headers), Ok(status)) = (head, status) else {
         guard.generation().facts.measures.failed();
+        guard.answered(StatusCode::INTERNAL_SERVER_ERROR);
         let text = "the application's response is no HTTP\n".to_owned();
         return plain(StatusCode::INTERNAL_SERVER_ERROR, text, turn);
     };
+    guard.answered(status);
     if status.is_server_error() {
         guard.generation().facts.measures.failed();
     }

@@ -170,6 +170,7 @@ fn restart_of(version: &Version) -> Operation {
 /// Starts another host when this one dies.
 pub fn watch(node: &Arc<Node>, host: Arc<HostProcess>) {
     super::pulse::watch(node, host.clone());
+    super::admin::count(node, host.clone());
     let node = node.clone();
     tokio::spawn(async move {
         let how = host.wait().await;

@@ -12,9 +12,11 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use relmgr_model::counts::ReleaseCounts;
 use relmgr_model::host::{
     Answer, CHANNEL_FD, Command, Envelope, FIRST_LISTENER_FD, HostError, HostStart, Reply,
 };
+use relmgr_model::settings::LogFormat;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -78,22 +80,30 @@ pub struct HostProcess {
     on_probation: AtomicBool,
     blame: Blame,
     words: LastWords,
+    farewell: Farewell,
 }
+
+/// What a host that stopped had answered in its life.
+type Farewell = Arc<OnceLock<Vec<ReleaseCounts>>>;
 
 /// Why the supervisor killed it.
 type Blame = Arc<OnceLock<String>>;
 
 impl HostProcess {
-    /// Starts a host with copies of the listening sockets; it does not accept yet.
+    /// Starts a host with copies of the listening sockets; it does not accept yet. What it logs is passed on as
+    /// `log` says.
     ///
     /// # Errors
     /// [`SpawnError`].
-    pub fn spawn(listeners: Vec<OwnedFd>) -> Result<Arc<Self>, SpawnError> {
+    pub fn spawn(listeners: Vec<OwnedFd>, log: LogFormat) -> Result<Arc<Self>, SpawnError> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut command = std::process::Command::new(SELF);
         std::os::unix::process::CommandExt::arg0(&mut command, "relmgr");
         command.arg("host");
+        if log != LogFormat::Text {
+            command.arg("--json-log");
+        }
         let sockets = std::iter::once(OwnedFd::from(theirs)).chain(listeners);
         let numbers = std::iter::once(CHANNEL_FD).chain(FIRST_LISTENER_FD..);
         let mappings = sockets.zip(numbers).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
@@ -101,14 +111,14 @@ impl HostProcess {
         let mut child =
             tokio::process::Command::from(command).stderr(Stdio::piped()).kill_on_drop(false).spawn()?;
         let (words, heard) = match child.stderr.take() {
-            Some(stderr) => LastWords::listen(stderr.into_owned_fd()?)?,
+            Some(stderr) => LastWords::listen(stderr.into_owned_fd()?, log)?,
             None => LastWords::none(),
         };
 
         let (reader, writer) = UnixStream::from_std(ours)?.into_split();
         let (outbox, commands) = mpsc::unbounded_channel();
         let (died, ended) = watch::channel(None);
-        let pending = Pending::default();
+        let (pending, farewell) = (Pending::default(), Farewell::default());
         let process = Arc::new(Self {
             pid: child.id().unwrap_or(0),
             next: AtomicU64::new(1),
@@ -119,9 +129,11 @@ impl HostProcess {
             on_probation: AtomicBool::new(false),
             blame: Blame::default(),
             words,
+            farewell: farewell.clone(),
         });
         tokio::spawn(write_commands(writer, commands));
-        tokio::spawn(read_replies(reader, pending.clone()));
+        let reading = tokio::spawn(read_replies(reader, pending.clone(), farewell));
+        let heard = async move { tokio::join!(heard, reading) };
         tokio::spawn(watch_child(child, heard, process.blame.clone(), pending, died));
         Ok(process)
     }
@@ -188,6 +200,11 @@ impl HostProcess {
         }
     }
 
+    /// What it had answered in its life; `None`: it has not stopped, or died without a word.
+    pub fn farewell(&self) -> Option<Vec<ReleaseCounts>> {
+        self.farewell.get().cloned()
+    }
+
     /// The last lines that it wrote to stderr.
     pub fn last_words(&self) -> Vec<String> {
         self.words.lines()
@@ -240,11 +257,14 @@ async fn write_commands(mut writer: OwnedWriteHalf, mut commands: mpsc::Unbounde
     }
 }
 
-async fn read_replies(reader: OwnedReadHalf, pending: Pending) {
+async fn read_replies(reader: OwnedReadHalf, pending: Pending, farewell: Farewell) {
     let mut lines = BufReader::new(reader).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str::<Reply>(&line) {
             Ok(reply) => {
+                if let Ok(Answer::Stopped { releases }) = &reply.result {
+                    let _ = farewell.set(releases.clone());
+                }
                 if let Some(waiting) = lock(&pending).remove(&reply.id) {
                     let _ = waiting.send(reply.result);
                 }
@@ -256,7 +276,7 @@ async fn read_replies(reader: OwnedReadHalf, pending: Pending) {
 
 async fn watch_child(
     mut child: Child,
-    heard: oneshot::Receiver<()>,
+    heard: impl Future,
     blame: Blame,
     pending: Pending,
     died: watch::Sender<Option<String>>,
@@ -267,7 +287,7 @@ async fn watch_child(
         Ok(status) => format!("{}{}", describe(status), core_dump::told(status, pid)),
         Err(error) => error.to_string(),
     };
-    // What it wrote is complete when the pipe is closed; a process that it started may keep it open.
+    // What it wrote and said is complete when both pipes are closed; a process that it started may keep them open.
     let _ = tokio::time::timeout(WORDS_PATIENCE, heard).await;
     let how = blame.get().map_or(how.clone(), |why| format!("{how}, since {why}"));
     died.send_replace(Some(how));

@@ -1,4 +1,5 @@
-//! What a host writes to stderr: passed on, and its last lines kept for whoever asks what it died of.
+//! What a host writes to stderr: passed on in the form of the node's log, and its last lines kept for whoever asks what
+//! it died of.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -6,9 +7,11 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use relmgr_model::settings::LogFormat;
 use tokio::sync::oneshot;
 
 use super::lock;
+use super::relay::Relay;
 
 /// So many lines are kept: a panic with its place, a sanitizer's report's head, a stack overflow's notice.
 const LINES: usize = 20;
@@ -32,36 +35,37 @@ impl LastWords {
         (Self::default(), oneshot::channel().1)
     }
 
-    /// Passes on to stderr what comes through `pipe`, on a thread of its own: what the supervisor waits for must
-    /// not keep the host from writing. The receiver is told when there is nothing more to come.
+    /// Passes on what comes through `pipe` to where `log` says, on a thread of its own: what the supervisor waits for
+    /// must not keep the host from writing. The receiver is told when there is nothing more to come.
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn listen(pipe: OwnedFd) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
+    pub fn listen(pipe: OwnedFd, log: LogFormat) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
         let (over, heard) = oneshot::channel();
         let words = Self::default();
         let tail = words.clone();
         std::thread::Builder::new().name("last-words".into()).spawn(move || {
-            tail.pass_on(File::from(pipe));
+            tail.pass_on(File::from(pipe), Relay::new(log, std::io::stderr()));
             let _ = over.send(());
         })?;
         Ok((words, heard))
     }
 
-    fn pass_on(&self, mut pipe: File) {
+    fn pass_on(&self, mut pipe: impl Read, mut relay: Relay<impl Write>) {
         let mut buffer = [0; 8192];
         loop {
             match pipe.read(&mut buffer) {
-                Ok(0) => return,
+                Ok(0) => break,
                 Ok(count) => {
-                    // Whose stderr is closed has no use for it.
-                    let _ = std::io::stderr().write_all(&buffer[..count]);
-                    lock(&self.0).take(&buffer[..count]);
+                    let for_people = relay.take(&buffer[..count]);
+                    lock(&self.0).take(&for_people);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+                Err(_) => break,
             }
         }
+        let for_people = relay.end();
+        lock(&self.0).take(&for_people);
     }
 
     /// The lines so far, oldest first.

@@ -12,10 +12,11 @@ const BACKLOG: i32 = 4096;
 /// An address that cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{address} cannot be listened on: is another program using it? (`ss -ltnp` shows; listen.http in relmgr.toml)"
+    "{address} cannot be listened on: is another program using it? (`ss -ltnp` shows; {setting} in relmgr.toml)"
 )]
 pub struct BindError {
     address: SocketAddr,
+    setting: &'static str,
     #[source]
     source: std::io::Error,
 }
@@ -36,11 +37,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `address`.
+    /// Binds `address`, which `setting` names.
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+    pub fn bind(address: SocketAddr, setting: &'static str) -> Result<Self, BindError> {
         let bind = || {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
@@ -54,7 +55,7 @@ impl Listener {
             let bound = socket.local_addr()?.as_socket().unwrap_or(address);
             Ok(Self { socket, address: bound })
         };
-        bind().map_err(|source| BindError { address, source })
+        bind().map_err(|source| BindError { address, setting, source })
     }
 
     /// A descriptor to pass down.

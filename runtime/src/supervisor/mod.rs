@@ -8,10 +8,12 @@
 //!   ├─ control   the control socket
 //!   │    └─ handler   one operation at a time: plan, walk, history
 //!   │         └─ probation   a release that serves and is watched
+//!   ├─ admin     metrics, health and the node's page for who watches
 //!   ├─ pulse     the host's heartbeat, and what it has answered lately
 //!   └─ host_process, preflight, hook   the three kinds of children
 //! ```
 
+mod admin;
 mod boot;
 mod conf;
 mod control;
@@ -24,6 +26,7 @@ mod listeners;
 mod node;
 mod preflight;
 mod pulse;
+mod relay;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -118,13 +121,12 @@ fn open_repository(settings: &Settings) -> Result<Repository, RepositoryError> {
     Repository::open(&settings.url, options)
 }
 
-/// Runs the node at `home` until it is told to stop.
+/// Runs the node at `home` with its `settings` until it is told to stop.
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn run(home: Home) -> Result<(), RunError> {
+pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
     let io = |path: std::path::PathBuf, what| move |source| RunError::Io { path, what, source };
-    let settings = read_settings(&home)?;
     // 1. One supervisor a home.
     std::fs::create_dir_all(home.run()).map_err(io(home.run(), "written"))?;
     let _lock = take_lock(&home)?;
@@ -138,8 +140,10 @@ pub async fn run(home: Home) -> Result<(), RunError> {
         tracing::info!(address = %listener.address, "listening");
         listeners.push(listener);
     }
+    // No host has it, so there is none to wait for.
+    let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
     let repository = open_repository(&settings).map_err(RunError::Repository)?;
-    let node = Node::new(home, settings, repository, record, listeners);
+    let node = Node::new(home, settings, repository, record, listeners, admin);
     let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
     let control = control::bind(&node.home.control_socket());
     let control = control.map_err(io(node.home.control_socket(), "written"))?;
@@ -148,6 +152,12 @@ pub async fn run(home: Home) -> Result<(), RunError> {
     handler::remember_last(&node);
     // 5. The permanent release.
     tokio::spawn(control::serve(node.clone(), control));
+    if let Some(listener) = &node.admin {
+        let listening = listener.lend().and_then(admin::listen);
+        let listening = listening.map_err(io("listen.admin".into(), "listened on"))?;
+        tracing::info!(address = %listener.address, "listening for who watches");
+        tokio::spawn(admin::serve(node.clone(), listening));
+    }
     tokio::spawn(conf::watch(node.clone()));
     let mut end = node.end.subscribe();
     let booting = tokio::spawn({
@@ -205,7 +215,7 @@ async fn bind(address: SocketAddr) -> Result<Listener, BindError> {
     let deadline = Instant::now() + TAKE_OVER;
     let mut told = false;
     loop {
-        match Listener::bind(address) {
+        match Listener::bind(address, "listen.http") {
             Err(error) if error.is_taken() && Instant::now() < deadline => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%address, "the address is taken: waiting for a host of before to let go of it");
@@ -319,6 +329,7 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
         ms,
         steps: vec![],
     };
+    node.metrics.operation(kind, outcome, ms);
     if let Err(error) = journal::append_history(&node.home, &entry) {
         // The log and the operator's hook have it; a history is no reason to serve nobody.
         tracing::error!(%error, "the history is not written");

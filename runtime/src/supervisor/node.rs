@@ -26,6 +26,7 @@ use relmgr_store::repository::Repository;
 use relmgr_store::tree::ReleaseTree;
 use tokio::sync::watch;
 
+use super::admin::Metrics;
 use super::handler::OnProbation;
 use super::host_process::{CallError, HostProcess, SpawnError};
 use super::listeners::Listener;
@@ -49,6 +50,10 @@ pub struct Node {
     pub machine: Machine,
     /// The listening sockets.
     pub listeners: Vec<Listener>,
+    /// The admin listener's socket.
+    pub admin: Option<Listener>,
+    /// What is counted for who watches.
+    pub metrics: Metrics,
     /// Held by the operation that is under way.
     pub operations: tokio::sync::Mutex<()>,
     /// Held while a host is brought up with the permanent release, and while another release becomes that one:
@@ -168,6 +173,7 @@ impl Node {
         repository: Repository,
         record: NodeRecord,
         listeners: Vec<Listener>,
+        admin: Option<Listener>,
     ) -> Arc<Self> {
         let machine = Machine {
             app: settings.app.clone(),
@@ -198,6 +204,8 @@ impl Node {
             repository,
             machine,
             listeners,
+            admin,
+            metrics: Metrics::default(),
             operations: tokio::sync::Mutex::new(()),
             pointers: tokio::sync::Mutex::new(()),
             rearm: tokio::sync::Notify::new(),
@@ -263,7 +271,7 @@ impl Node {
     /// [`SpawnError`], or that it died at once.
     pub async fn start_host(&self) -> Result<Arc<HostProcess>, HostStartError> {
         let lent = self.listeners.iter().map(Listener::lend).collect::<Result<Vec<_>, _>>();
-        let host = HostProcess::spawn(lent.map_err(SpawnError::from)?)?;
+        let host = HostProcess::spawn(lent.map_err(SpawnError::from)?, self.settings.log.format)?;
         let start = HostStart {
             listeners: self.listeners.len(),
             version_path: self.settings.http.version_path.clone(),
@@ -333,6 +341,7 @@ impl Node {
                 probation_ends_at: state.probation.as_ref().map(|probation| probation.ends_at),
                 generations,
                 listeners: addresses.map(|address: SocketAddr| address.to_string()).collect(),
+                admin: self.admin.as_ref().map(|listener| listener.address.to_string()),
                 last_operation: state.last_operation.clone(),
                 conf: state.conf_status(),
                 channel: self.channel_status(&state.record),

@@ -160,6 +160,7 @@ pub fn tell_history(
     ms: f64,
     last_words: Vec<String>,
 ) -> Result<(), JournalError> {
+    node.metrics.operation(operation.kind, operation.outcome, ms);
     let entry = HistoryEntry {
         at: Utc::now(),
         kind: operation.kind,
