@@ -1,5 +1,6 @@
 //! Every operation, broken where it changes files: a sample of what `cargo xtask crash-matrix` sweeps.
 
+use nix::errno::Errno;
 use relmgr_testkit::matrix::{Bench, ERRORS, Operation};
 
 /// So many places of each operation are tried, spread over it; the first and the last always.
@@ -38,6 +39,17 @@ fn without_power(operation: Operation) {
         println!("{operation:?}: {}", remains.when);
         bench.start_on(remains);
     }
+}
+
+#[test]
+fn a_record_that_cannot_be_made_durable_is_taken_back() {
+    let mut bench = Bench::new(Operation::Fetch);
+    let calls = bench.calls();
+    let renamed = calls.iter().position(|call| call.starts_with("rename") && call.ends_with("/state.json)"));
+    let synced = renamed.expect("the release is recorded") + 1;
+    assert!(calls[synced].starts_with("fsync") && calls[synced].ends_with("/home)"), "{}", calls[synced]);
+    // The file is there, the directory's sync is not: the release that was fetched is none, on disk as in memory.
+    bench.fail(synced + 1, Errno::EIO).expect("the call is made");
 }
 
 macro_rules! each {

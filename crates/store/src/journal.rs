@@ -81,6 +81,18 @@ pub fn save(home: &Home, record: &NodeRecord) -> Result<(), JournalError> {
     written.map_err(|source| JournalError::Io { path, what: "written", source })
 }
 
+/// Writes `new` in the place of `old`, durably. A directory that cannot be synced leaves the new file in place: then
+/// the old one is written back, since who is told that nothing was written goes on as before.
+///
+/// # Errors
+/// [`JournalError::Io`]; the file is then what it was, as far as the disk lets itself be written to.
+pub fn replace(home: &Home, old: &NodeRecord, new: &NodeRecord) -> Result<(), JournalError> {
+    save(home, new).inspect_err(|_| {
+        // The first error is the one to tell; the next change writes the whole record again.
+        let _ = save(home, old);
+    })
+}
+
 /// Appends one line to `history.jsonl`, durably. What a death cut short before it stays a line of its own.
 ///
 /// # Errors

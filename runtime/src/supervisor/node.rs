@@ -230,7 +230,7 @@ impl Node {
             let mut record = state.record.clone();
             change(&mut record);
             if record != state.record {
-                journal::save(&self.home, &record)?;
+                journal::replace(&self.home, &state.record, &record)?;
                 state.record = record;
             }
             Ok(())
