@@ -101,17 +101,13 @@ impl Child {
         F: Fn(ChildContext) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let start = Arc::new(start);
-        Self::worker(
-            name.into(),
-            Arc::new(move |context| {
-                let start = start.clone();
-                Box::pin(async move {
-                    start(context).await;
-                    Ok(())
-                })
-            }),
-        )
+        Self::fallible(name, move |context| {
+            let work = start(context);
+            async move {
+                work.await;
+                Ok(())
+            }
+        })
     }
 
     /// As [`Child::new`], for work that can fail: its error is a fault like a panic, and stands in `relmgr status`.
