@@ -114,7 +114,8 @@ async fn every_request_is_counted_across_an_upgrade_and_a_new_host() {
     assert_eq!(metrics.get("relmgr_phase phase=steady"), 1.0);
     let measured = metrics.get("relmgr_request_duration_seconds version=1.0.1");
     let requests = metrics.get(&answered("1.0.1"));
-    assert!(measured >= (requests / 8.0).floor() && measured <= requests, "{measured} of {requests}");
+    // One in eight of each connection; each of eight to each of two hosts may fall short of its last one.
+    assert!(measured > requests / 8.0 - 16.0 && measured <= requests, "{measured} of {requests}");
     let info = metrics.0.keys().find(|name| name.starts_with("relmgr_info")).unwrap();
     assert!(info.contains("app=relmgr-faulty current=1.0.1 permanent=1.0.1 prev=1.0.0"), "{info}");
 }
@@ -302,4 +303,17 @@ async fn without_the_setting_there_is_no_listener() {
     let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0")]);
     assert_eq!(node.status().admin, None);
     assert!(!node.relmgr(&["status"]).ok().stdout.contains("admin"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_holds_a_secret_that_the_application_repeats() {
+    let (node, admin) = watched_serving("relmgr-live", "", &[&release("live", "", "1.0.0")]);
+    let conf = "Repo.password = \"hunter2-hunter2\"\nmisbehave = lose-session\n";
+    std::fs::write(node.home().join("app.conf"), conf).unwrap();
+    let words = ready_until(admin, 503).await;
+    assert!(words.contains("session of `***`"), "{words}");
+    for path in ["/readyz", "/", "/metrics"] {
+        let (_, text) = get(admin, path).await;
+        assert!(!text.contains("hunter2"), "{path}: {text}");
+    }
 }

@@ -52,6 +52,8 @@ impl Readiness {
                 let health = asked.await.unwrap_or_else(|_| {
                     Err(format!("the host does not answer within {}", humantime::format_duration(patience)))
                 });
+                // Words of the application's own may repeat a secret, and nobody is asked here who they are.
+                let health = health.map_err(|words: String| node.redact(&words));
                 let (at, pid) = (Instant::now(), host.pid);
                 *last = Some(Heard { at, host: pid, version: version.clone(), health: health.clone() });
                 health
