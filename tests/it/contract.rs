@@ -133,15 +133,15 @@ async fn a_contract_type_of_another_kind_in_the_same_place_is_refused_by_its_lay
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_a_newer_contract_asks_for_a_newer_relmgr() {
     let copy = Copy::new();
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 2", "ABI_MINOR: u32 = 3");
-    refused(&copy.release("newer"), &["built against contract 1.3, this relmgr speaks 1.2", "update relmgr"])
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 3", "ABI_MINOR: u32 = 4");
+    refused(&copy.release("newer"), &["built against contract 1.4, this relmgr speaks 1.3", "update relmgr"])
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_the_contract_before_it_grew_is_served() {
     let copy = Copy::new();
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 2", "ABI_MINOR: u32 = 0");
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 3", "ABI_MINOR: u32 = 0");
     // Contract 1.0 has no schema, and a library may do without telling who it is.
     for (name, field) in [
         (
@@ -174,7 +174,7 @@ async fn a_library_that_cannot_be_told_of_changed_settings_gets_them_at_the_rest
     for function in ["conf_change", "children", "suspend_within"] {
         copy.without(function);
     }
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 2", "ABI_MINOR: u32 = 0");
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 3", "ABI_MINOR: u32 = 0");
     let old = copy.release("live-older");
     let node = Node::serving("relmgr-live", "", &[&old]);
     let settings = async || get(node.address(), "/settings").await.1;
@@ -195,7 +195,7 @@ async fn a_library_that_does_not_show_its_children_has_them_all_the_same() {
     for function in ["children", "suspend_within"] {
         copy.without(function);
     }
-    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 2", "ABI_MINOR: u32 = 1");
+    copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 3", "ABI_MINOR: u32 = 1");
     let old = copy.release("childless");
     let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0"), &old]);
     node.relmgr(&["upgrade", "1.0.1"]).ok();

@@ -48,4 +48,4 @@ pub use abi_stable;
 pub const ABI_MAJOR: u32 = 1;
 
 /// Grows when something is added at an end of a type of [`root`].
-pub const ABI_MINOR: u32 = 2;
+pub const ABI_MINOR: u32 = 3;
