@@ -5,3 +5,4 @@ pub mod conf;
 pub mod host;
 pub mod log;
 pub mod supervisor;
+pub mod tls;

@@ -41,6 +41,19 @@ pub struct FieldView<'a> {
     pub value: RSlice<'a, u8>,
 }
 
+/// Fields of the border: what the host has to say of an encrypted connection, in front of the client's own fields. No
+/// client can send a field of such a name. Since contract 1.3; only libraries that know it are sent any.
+pub mod border_field {
+    /// `TLSv1.3`.
+    pub const TLS_VERSION: &str = ":tls-version";
+    /// The cipher suite's name in the registry of IANA, such as `TLS13_AES_256_GCM_SHA384`.
+    pub const TLS_CIPHER: &str = ":tls-cipher";
+    /// The name that the client asked for (SNI).
+    pub const TLS_SERVER_NAME: &str = ":tls-server-name";
+    /// The protocol that was agreed on (ALPN): `h2` or `http/1.1`.
+    pub const TLS_PROTOCOL: &str = ":tls-protocol";
+}
+
 /// The facts of a connection.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]

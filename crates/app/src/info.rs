@@ -53,3 +53,17 @@ pub struct RequestInfo {
     /// Number of the request within this host process, from 1.
     pub id: u64,
 }
+
+/// What was agreed on for an encrypted connection; an extension of every request that came over one
+/// (`Option<axum::Extension<TlsInfo>>`). relmgr before 0.2 gives none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// Such as `TLSv1_3`.
+    pub version: String,
+    /// The cipher suite, such as `TLS13_AES_256_GCM_SHA384`.
+    pub cipher: String,
+    /// The name that the client asked for (SNI); empty: it named none.
+    pub server_name: String,
+    /// `h2` or `http/1.1`, as agreed on (ALPN); empty: the client did not say what it speaks.
+    pub protocol: String,
+}

@@ -58,7 +58,7 @@ use std::future::Future;
 pub use body::{Body, BodyError};
 pub use children::{Child, ChildContext, Restart, Shutdown, Strategy, Supervisor};
 pub use conf::ConfChange;
-pub use info::{Context, NoSettings, RequestInfo};
+pub use info::{Context, NoSettings, RequestInfo, TlsInfo};
 pub use settings::Settings;
 
 #[doc(hidden)]

@@ -4,19 +4,20 @@ use bytes::{Bytes, BytesMut};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use relmgr_abi::body::FfiBody;
-use relmgr_abi::head::RequestHead;
+use relmgr_abi::head::{FieldView, RequestHead, border_field};
 
-use crate::{Body, RequestInfo};
+use crate::{Body, RequestInfo, TlsInfo};
 
 /// Copies the head in one piece; the values of its fields share it.
 ///
 /// # Errors
 /// What is wrong, when the host lets something pass that this side's `http` does not.
 pub(crate) fn read(head: &RequestHead<'_>, body: Option<FfiBody>) -> Result<Request<Body>, http::Error> {
-    let values: usize = head.fields.iter().map(|field| field.value.len()).sum();
+    let (border, fields) = split(head);
+    let values: usize = fields.iter().map(|field| field.value.len()).sum();
     let mut copy = BytesMut::with_capacity(head.path_and_query.len() + values);
     copy.extend_from_slice(head.path_and_query.as_bytes());
-    for field in head.fields.iter() {
+    for field in fields {
         copy.extend_from_slice(&field.value);
     }
     let mut rest = copy.freeze();
@@ -30,23 +31,49 @@ pub(crate) fn read(head: &RequestHead<'_>, body: Option<FfiBody>) -> Result<Requ
         20 => Version::HTTP_2,
         _ => Version::HTTP_11,
     };
-    *request.headers_mut() = headers(head, rest)?;
+    *request.headers_mut() = headers(fields, rest)?;
     request.extensions_mut().insert(RequestInfo {
         peer: head.connection.peer.into(),
         local: head.connection.local.into(),
         tls: head.connection.tls,
         id: head.request_id,
     });
+    if !border.is_empty() {
+        request.extensions_mut().insert(tls_info(border));
+    }
     Ok(request)
 }
 
-fn headers(head: &RequestHead<'_>, mut values: Bytes) -> Result<HeaderMap, http::Error> {
-    let mut fields = HeaderMap::with_capacity(head.fields.len());
-    for field in head.fields.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes())?;
-        fields.append(name, HeaderValue::from_maybe_shared(values.split_to(field.value.len()))?);
+/// The border's own fields and the client's.
+fn split<'a>(head: &'a RequestHead<'_>) -> (&'a [FieldView<'a>], &'a [FieldView<'a>]) {
+    let fields = head.fields.as_slice();
+    if !head.connection.tls {
+        return (&[], fields);
     }
-    Ok(fields)
+    let own = fields.iter().take_while(|field| field.name.starts_with(':')).count();
+    fields.split_at(own)
+}
+
+fn tls_info(border: &[FieldView<'_>]) -> TlsInfo {
+    let value = |name: &str| {
+        let field = border.iter().find(|field| field.name.as_str() == name);
+        field.map(|field| String::from_utf8_lossy(&field.value).into_owned()).unwrap_or_default()
+    };
+    TlsInfo {
+        version: value(border_field::TLS_VERSION),
+        cipher: value(border_field::TLS_CIPHER),
+        server_name: value(border_field::TLS_SERVER_NAME),
+        protocol: value(border_field::TLS_PROTOCOL),
+    }
+}
+
+fn headers(fields: &[FieldView<'_>], mut values: Bytes) -> Result<HeaderMap, http::Error> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes())?;
+        headers.append(name, HeaderValue::from_maybe_shared(values.split_to(field.value.len()))?);
+    }
+    Ok(headers)
 }
 
 fn uri(head: &RequestHead<'_>, path: Bytes) -> Result<Uri, http::Error> {

@@ -23,6 +23,7 @@ use crate::Version;
 use crate::children::{ChildStatus, SupervisorStatus};
 use crate::conf::{ConfReport, ConfStatus, Notice};
 use crate::plan::Step;
+use crate::tls::CertificateStatus;
 
 /// Exit codes of `relmgr`: people script against them.
 pub mod exit {
@@ -358,6 +359,9 @@ pub struct NodeStatus {
     /// The address that the admin listener is bound to; `None`: there is none.
     #[serde(default)]
     pub admin: Option<String>,
+    /// The addresses that speak TLS, and with which certificates; `None`: there are none.
+    #[serde(default)]
+    pub tls: Option<TlsStatus>,
     /// The last operation that ended.
     pub last_operation: Option<Operation>,
     /// The application's configuration; `None` while nothing serves.
@@ -366,6 +370,18 @@ pub struct NodeStatus {
     /// The signed channel that the node follows; `None`: none was seen yet, or nobody is asked to sign.
     #[serde(default)]
     pub channel: Option<ChannelStatus>,
+}
+
+/// TLS on a node's public listeners.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// The addresses.
+    pub listeners: Vec<String>,
+    /// The first one is for clients that name nobody.
+    pub certificates: Vec<CertificateStatus>,
+    /// Why changes of their files go unseen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwatched: Option<String>,
 }
 
 /// What a node has last seen of its signed channel.

@@ -13,6 +13,7 @@ use crate::control::GenerationStatus;
 use crate::counts::ReleaseCounts;
 use crate::manifest::Probe;
 use crate::probation::Sample;
+use crate::tls::CertificatePair;
 
 /// The host's end of the channel.
 pub const CHANNEL_FD: i32 = 3;
@@ -78,6 +79,11 @@ pub enum Command {
         /// The current one.
         generation: u64,
     },
+    /// Serve these certificates from now on; connections go on as they are. Answered by [`Answer::Done`].
+    Certificates {
+        /// The first one is for clients that name nobody.
+        certificates: Vec<CertificatePair>,
+    },
     /// Tell the current generation's application that settings changed. Answered by [`Answer::ConfChanged`].
     ConfChange(ConfChange),
     /// Drain a generation, stop it and unmap its library. Answered by [`Answer::Retired`] when the drain is over
@@ -108,6 +114,12 @@ pub enum Command {
 pub struct HostStart {
     /// How many listening sockets were inherited.
     pub listeners: usize,
+    /// So many of them, the last ones, speak TLS.
+    #[serde(default)]
+    pub secure: usize,
+    /// What those serve.
+    #[serde(default)]
+    pub certificates: Vec<CertificatePair>,
     /// The path that answers the version.
     pub version_path: String,
     /// The limits of the HTTP front.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tls::CertificateFiles;
+
 /// The node's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +17,9 @@ pub struct Settings {
     /// Where it listens.
     #[serde(default)]
     pub listen: Listen,
+    /// The certificates of `listen.https`; a client that names none of their names is given the first one.
+    #[serde(default)]
+    pub tls: Vec<CertificateFiles>,
     /// Where releases come from.
     pub repository: Repository,
     /// Deadlines of an upgrade.
@@ -49,13 +54,15 @@ pub struct Settings {
 pub struct Listen {
     /// Public addresses.
     pub http: Vec<SocketAddr>,
+    /// Public addresses that speak TLS, with the certificates in `[[tls]]`.
+    pub https: Vec<SocketAddr>,
     /// Where metrics, health and the node's page are answered; absent: nowhere.
     pub admin: Option<SocketAddr>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], admin: None }
+        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], https: vec![], admin: None }
     }
 }
 
@@ -397,11 +404,17 @@ impl Settings {
         if self.app.is_empty() {
             return fault("app", "is empty: name the application as its Cargo.toml does");
         }
-        if self.listen.http.is_empty() {
+        if self.listen.http.is_empty() && self.listen.https.is_empty() {
             return fault(
                 "listen.http",
                 "names no address: at least one is needed, such as \"127.0.0.1:8080\"",
             );
+        }
+        if !self.listen.https.is_empty() && self.tls.is_empty() {
+            return fault("listen.https", "has no certificate: name one, with its key, in a [[tls]] table");
+        }
+        if self.listen.https.is_empty() && !self.tls.is_empty() {
+            return fault("tls", "has no address that it is for: name one in listen.https");
         }
         if !self.repository.url.starts_with("file:///") && !self.repository.url.starts_with("s3://") {
             return fault("repository.url", "is neither file:///directory nor s3://bucket/prefix");
@@ -468,6 +481,14 @@ mod tests {
             ("app = \"a\"\nnovelty = 1\n[repository]\nurl = \"file:///x\"\n", "novelty"),
             ("app = \"a\"\n[repository]\nurl = \"ftp://x\"\n", "repository.url"),
             ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[listen]\nhttp = []\n", "listen.http"),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[listen]\nhttps = [\"127.0.0.1:443\"]\n",
+                "listen.https: has no certificate",
+            ),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[[tls]]\ncertificate = \"c\"\nkey = \"k\"\n",
+                "tls: has no address",
+            ),
             ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[upgrade]\ndrain = 5\n", "drain"),
             (
                 "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[http.limits]\nheader_bytes = 1\n",

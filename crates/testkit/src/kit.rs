@@ -283,7 +283,9 @@ impl Node {
             assert!(ended.is_none(), "the supervisor ended, {}", ended.unwrap_or_default());
             self.try_status().filter(|status| status.phase != relmgr_model::control::Phase::Booting)
         });
-        self.address = Some(status.listeners[0].parse().unwrap());
+        let encrypted = status.tls.iter().flat_map(|tls| &tls.listeners);
+        let address = status.listeners.iter().chain(encrypted).next().expect("a public listener");
+        self.address = Some(address.parse().unwrap());
     }
 
     fn log_path(&self) -> PathBuf {

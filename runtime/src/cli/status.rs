@@ -5,7 +5,7 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 use relmgr_model::children::ChildStatus;
 use relmgr_model::conf::ConfStatus;
-use relmgr_model::control::{GenerationStatus, NodeStatus, Operation, Phase};
+use relmgr_model::control::{GenerationStatus, NodeStatus, Operation, Phase, TlsStatus};
 use relmgr_model::home::Home;
 
 use super::client::Client;
@@ -68,6 +68,9 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
         }
     }
     line("listeners", &status.listeners.join(", "));
+    if let Some(tls) = &status.tls {
+        tls_lines(tls, now, &mut line);
+    }
     if let Some(admin) = &status.admin {
         line("admin", &format!("http://{admin}/"));
     }
@@ -87,6 +90,27 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
     text.push_str(&generations(&status.generations));
     text.push_str(&children(&status.generations, now));
     text
+}
+
+/// What speaks TLS, with which certificates, and what is wrong with their files.
+fn tls_lines(tls: &TlsStatus, now: DateTime<Utc>, line: &mut impl FnMut(&str, &str)) {
+    line("tls", &tls.listeners.join(", "));
+    for certificate in &tls.certificates {
+        match certificate.not_after {
+            Some(until) => {
+                let ended = if until < now { "EXPIRED at" } else { "until" };
+                let until = until.format("%Y-%m-%d %H:%M:%S UTC");
+                line("", &format!("{} {ended} {until}", certificate.names.join(", ")));
+            }
+            None => line("", &format!("{} is not served", certificate.file.display())),
+        }
+        if let Some(error) = &certificate.error {
+            line("", &format!("refused {}: {}", moment(error.at, now), error.text));
+        }
+    }
+    if let Some(reason) = &tls.unwatched {
+        line("", &format!("not watched ({reason}): `relmgr reload` applies changes"));
+    }
 }
 
 /// The configuration: what is in force, what waits, what is wrong.
@@ -193,6 +217,7 @@ mod tests {
     use relmgr_model::children::{ChildState, Kind, Restart, Strategy, SupervisorStatus};
     use relmgr_model::conf::{ConfError, ConfReport};
     use relmgr_model::control::{self, ChannelStatus, CurrentRelease, GenerationState, Outcome, PrevRelease};
+    use relmgr_model::tls::CertificateStatus;
 
     #[test]
     fn the_node_at_a_glance() {
@@ -268,6 +293,29 @@ mod tests {
                 },
             ],
             listeners: vec!["127.0.0.1:8080".into()],
+            tls: Some(TlsStatus {
+                listeners: vec!["0.0.0.0:443".into()],
+                certificates: vec![
+                    CertificateStatus {
+                        file: "/etc/poll/fullchain.pem".into(),
+                        names: vec!["poll.example".into(), "*.poll.example".into()],
+                        not_after: Some(at("2027-02-01T00:00:00Z")),
+                        loaded_at: Some(at("2026-11-19T08:00:00Z")),
+                        error: Some(ConfError {
+                            at: at("2026-11-20T19:58:00Z"),
+                            text: "/etc/poll/fullchain.pem: certificate and key do not go together".into(),
+                        }),
+                    },
+                    CertificateStatus {
+                        file: "/etc/old/fullchain.pem".into(),
+                        names: vec!["old.example".into()],
+                        not_after: Some(at("2026-11-01T00:00:00Z")),
+                        loaded_at: Some(at("2026-11-19T08:00:00Z")),
+                        error: None,
+                    },
+                ],
+                unwatched: None,
+            }),
             admin: Some("127.0.0.1:9090".into()),
             last_operation: Some(Operation {
                 kind: control::Kind::Upgrade,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::Host;
 use super::front::Front;
 use super::loader::{library, sys};
+use super::tls::Tls;
 
 /// Connections that the host has not accepted when the supervisor is gone wait no longer than this for those
 /// that are being served.
@@ -104,6 +105,7 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             Ok(Answer::Done)
         }
         Command::Commit { generation } => host.commit(generation),
+        Command::Certificates { certificates } => host.certificates(&certificates),
         Command::ConfChange(change) => host.conf_change(change).await,
         Command::Retire { generation, drain_ms } => {
             host.retire(generation, Duration::from_millis(drain_ms)).await
@@ -128,8 +130,13 @@ async fn read_init(commands: &mut Commands) -> anyhow::Result<(u64, HostStart)> 
 fn init(start: HostStart) -> anyhow::Result<(Arc<Host>, relmgr_model::settings::Limits)> {
     library::NEVER_UNLOAD.store(start.unload == Unload::Never, Ordering::Relaxed);
     let limits = start.limits.clone();
-    let front = Front::new(start.version_path, start.limits);
-    let listeners = (0..start.listeners).map(|at| inherited_listener(FIRST_LISTENER_FD + at as RawFd));
+    let tls = (start.secure > 0).then(|| Tls::new(&start.certificates)).transpose()?;
+    let front = Front::new(start.version_path, start.limits, tls);
+    let first_secure = start.listeners.saturating_sub(start.secure);
+    let listeners = (0..start.listeners).map(|at| {
+        let listener = inherited_listener(FIRST_LISTENER_FD + at as RawFd)?;
+        anyhow::Ok((listener, at >= first_secure))
+    });
     let listeners = listeners.collect::<Result<_, _>>()?;
     Ok((Host::new(front, listeners), limits))
 }

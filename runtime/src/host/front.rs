@@ -10,12 +10,14 @@ use std::time::Duration;
 use hyper_util::rt::TokioExecutor;
 use relmgr_abi::head::ConnectionFacts;
 use relmgr_model::settings::Limits;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::{Connection, Connections, Order, Socket};
 use super::generation::Current;
 use super::service::Service;
+use super::tls::Tls;
 
 /// How a client that knows that the server speaks HTTP/2 begins (RFC 9113, 3.4); no HTTP/1 method is `PRI`.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -37,6 +39,8 @@ pub struct Front {
     pub limits: Limits,
     /// The connections.
     pub connections: Connections,
+    /// How encrypted connections begin, where there are any.
+    pub tls: Option<Tls>,
     permits: Arc<Semaphore>,
     accepted: AtomicU64,
     stopping: watch::Sender<bool>,
@@ -44,20 +48,21 @@ pub struct Front {
 
 impl Front {
     /// A front without a generation: it answers 503.
-    pub fn new(version_path: String, limits: Limits) -> Arc<Self> {
+    pub fn new(version_path: String, limits: Limits, tls: Option<Tls>) -> Arc<Self> {
         Arc::new(Self {
             current: Current::empty(),
             version_path,
             permits: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
             limits,
             connections: Connections::default(),
+            tls,
             accepted: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
         })
     }
 
-    /// Accepts from `listener` until [`Front::stop_accepting`].
-    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+    /// Accepts from `listener`, which speaks TLS when it is `secure`, until [`Front::stop_accepting`].
+    pub async fn accept(self: Arc<Self>, listener: TcpListener, secure: bool) {
         let mut stopping = self.stopping.subscribe();
         loop {
             let next = async {
@@ -72,7 +77,7 @@ impl Front {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let facts = facts(&stream, peer);
+                    let facts = facts(&stream, peer, secure);
                     let front = self.clone();
                     tokio::spawn(async move {
                         front.serve(stream, facts).await;
@@ -113,38 +118,61 @@ impl Front {
         number: u64,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
-        let http2 = tokio::select! {
-            http2 = speaks_http2(&stream) => http2?,
+        let Some(tls) = self.tls.as_ref().filter(|_| facts.tls) else {
+            let http2 = tokio::select! {
+                http2 = speaks_http2(&stream) => http2?,
+                () = connection.told() => return Ok(()),
+            };
+            let service = Service::new(self, connection.clone(), facts, None, number);
+            return exchange(stream, service, connection, http2).await;
+        };
+        // The time for a request's head is the handshake's, too.
+        let (stream, agreed) = tokio::select! {
+            accepted = tls.accept(stream) => accepted?,
             () = connection.told() => return Ok(()),
         };
-        let header_bytes = self.limits.header_bytes;
-        let service = Service::new(self, connection.clone(), facts, number);
-        let socket = Socket::new(stream, connection.clone());
-        if http2 {
-            connection.set_multiplexed();
-            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder
-                .max_concurrent_streams(STREAMS)
-                .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
-            serve_until_told(connection, builder.serve_connection(socket, service), |served| {
-                served.graceful_shutdown();
-            })
-            .await?;
-        } else {
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.max_buf_size(header_bytes);
-            serve_until_told(connection, builder.serve_connection(socket, service), |served| {
-                served.graceful_shutdown();
-            })
-            .await?;
-        }
-        Ok(())
+        let http2 = agreed.is_http2();
+        let service = Service::new(self, connection.clone(), facts, Some(agreed), number);
+        exchange(stream, service, connection, http2).await
     }
 }
 
-fn facts(stream: &TcpStream, peer: std::net::SocketAddr) -> ConnectionFacts {
+/// Serves the requests of a connection until it ends.
+async fn exchange<S>(
+    stream: S,
+    service: Service,
+    connection: &Arc<Connection>,
+    http2: bool,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let header_bytes = service.limits().header_bytes;
+    let socket = Socket::new(stream, connection.clone());
+    if http2 {
+        connection.set_multiplexed();
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
+        serve_until_told(connection, builder.serve_connection(socket, service), |served| {
+            served.graceful_shutdown();
+        })
+        .await?;
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.max_buf_size(header_bytes);
+        serve_until_told(connection, builder.serve_connection(socket, service), |served| {
+            served.graceful_shutdown();
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+fn facts(stream: &TcpStream, peer: std::net::SocketAddr, tls: bool) -> ConnectionFacts {
     let local = stream.local_addr().unwrap_or(peer);
-    ConnectionFacts { peer: peer.into(), local: local.into(), tls: false }
+    ConnectionFacts { peer: peer.into(), local: local.into(), tls }
 }
 
 /// Looks at the first bytes without taking them.

@@ -42,6 +42,8 @@ pub struct Generation {
     instance: Instance,
     library: Arc<Library>,
     mappings: [Arc<Mapping>; PLACES],
+    /// Whether it understands fields of the border (since contract 1.3); others would take them for a client's.
+    pub knows_border_fields: bool,
     /// What is said of it to people.
     pub facts: Arc<Facts>,
     purged: AtomicBool,
@@ -206,7 +208,7 @@ impl Generation {
         if let Err(error) = vouched.still() {
             return Err((error.into(), Some(library)));
         }
-        let root = match library.root() {
+        let (root, minor) = match library.root() {
             Ok(root) => root,
             Err(error) => return Err((error.into(), Some(library))),
         };
@@ -250,6 +252,7 @@ impl Generation {
             instance,
             library,
             mappings,
+            knows_border_fields: minor >= 3,
             facts: Arc::new(facts),
             purged: AtomicBool::new(false),
             purges,

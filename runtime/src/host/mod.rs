@@ -27,6 +27,7 @@ pub mod probe;
 pub mod retire;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod service;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ use relmgr_model::host::{Answer, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
 use relmgr_model::probation::Sample;
 use relmgr_model::settings::Upgrade;
+use relmgr_model::tls::CertificatePair;
 use tokio::net::TcpListener;
 
 use front::Front;
@@ -56,8 +58,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The host's generations.
 pub struct Host {
     front: Arc<Front>,
-    /// Taken when accepting begins.
-    listeners: Mutex<Vec<TcpListener>>,
+    /// Taken when accepting begins; which of them speak TLS.
+    listeners: Mutex<Vec<(TcpListener, bool)>>,
     next: AtomicU64,
     /// Generations that may become current, and the one that is.
     live: Mutex<BTreeMap<u64, Arc<Generation>>>,
@@ -104,15 +106,15 @@ impl Known {
 }
 
 impl Host {
-    fn new(front: Arc<Front>, listeners: Vec<TcpListener>) -> Arc<Self> {
+    fn new(front: Arc<Front>, listeners: Vec<(TcpListener, bool)>) -> Arc<Self> {
         let (live, known) = (Mutex::default(), Mutex::default());
         Arc::new(Self { front, listeners: Mutex::new(listeners), next: AtomicU64::new(1), live, known })
     }
 
     /// Begins to accept, once.
     fn accept(&self) {
-        for listener in std::mem::take(&mut *lock(&self.listeners)) {
-            tokio::spawn(self.front.clone().accept(listener));
+        for (listener, secure) in std::mem::take(&mut *lock(&self.listeners)) {
+            tokio::spawn(self.front.clone().accept(listener, secure));
         }
     }
 
@@ -206,6 +208,16 @@ impl Host {
         let current = self.front.current.load_full();
         if let Some(current) = current {
             current.resume();
+        }
+    }
+
+    /// Serves other certificates from now on.
+    fn certificates(&self, certificates: &[CertificatePair]) -> Result<Answer, HostError> {
+        let fault = |message: String| HostError { message };
+        let tls = self.front.tls.as_ref().ok_or_else(|| fault("no listener speaks TLS".into()))?;
+        match tls.replace(certificates) {
+            Ok(()) => Ok(Answer::Done),
+            Err(error) => Err(fault(error.to_string())),
         }
     }
 

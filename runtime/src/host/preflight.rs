@@ -82,7 +82,7 @@ fn examine(path: &Path) -> anyhow::Result<Passed> {
     let library = Library::open(path)?;
     // Here a call to `exit` may end the process: that is an answer too.
     library.record().holds_exit.store(false, Ordering::Release);
-    let root = library.root()?;
+    let (root, _) = library.root()?;
     check_layout(&library)?;
     // A library of the first contract may lack it.
     let name = root.describe().map(|describe| describe().name.into()).unwrap_or_default();

@@ -18,6 +18,7 @@ use relmgr_abi::abi_stable::std_types::{RSlice, RStr};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::fields;
 use relmgr_abi::head::{ConnectionFacts, FieldView, RequestHead, Response as FfiResponse};
+use relmgr_model::settings::Limits;
 use smallvec::SmallVec;
 use tokio::sync::futures::OwnedNotified;
 
@@ -26,6 +27,7 @@ use super::connection::{Connection, Turn};
 use super::front::Front;
 use super::generation::{Generation, Held, RequestGuard};
 use super::measures::Measures;
+use super::tls::TlsFacts;
 
 /// Requests with more fields take one allocation: browsers send about 20.
 const USUAL_FIELDS: usize = 32;
@@ -35,14 +37,28 @@ pub struct Service {
     front: Arc<Front>,
     connection: Arc<Connection>,
     facts: ConnectionFacts,
+    tls: Option<TlsFacts>,
     /// The number of the next request: the connection's in the upper bits.
     next_id: Cell<u64>,
 }
 
 impl Service {
     /// `number` is the connection's, from 1.
-    pub fn new(front: Arc<Front>, connection: Arc<Connection>, facts: ConnectionFacts, number: u64) -> Self {
-        Self { front, connection, facts, next_id: Cell::new(number << 24) }
+    pub fn new(
+        front: Arc<Front>,
+        connection: Arc<Connection>,
+        facts: ConnectionFacts,
+        tls: Option<TlsFacts>,
+        number: u64,
+    ) -> Self {
+        Self { front, connection, facts, tls, next_id: Cell::new(number << 24) }
+    }
+}
+
+impl Service {
+    /// What a client may take up.
+    pub fn limits(&self) -> &Limits {
+        &self.front.limits
     }
 }
 
@@ -68,7 +84,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         match RequestGuard::new(current) {
-            Some(guard) => dispatch(guard, request, &self.facts, id, limit, turn),
+            Some(guard) => dispatch(guard, request, (&self.facts, self.tls.as_ref()), id, limit, turn),
             None => Answer::ready(no_release(turn)),
         }
     }
@@ -77,20 +93,18 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 fn dispatch(
     guard: RequestGuard,
     request: Request<Incoming>,
-    facts: &ConnectionFacts,
+    (facts, tls): (&ConnectionFacts, Option<&TlsFacts>),
     id: u64,
     limit: u64,
     turn: Turn,
 ) -> Answer {
     let (head, body) = request.into_parts();
-    let fields: SmallVec<[FieldView<'_>; USUAL_FIELDS]> = head
-        .headers
-        .iter()
-        .map(|(name, value)| FieldView {
-            name: RStr::from_str(name.as_str()),
-            value: RSlice::from_slice(value.as_bytes()),
-        })
-        .collect();
+    let border = tls.filter(|_| guard.generation().knows_border_fields).map(TlsFacts::fields);
+    let own = head.headers.iter().map(|(name, value)| FieldView {
+        name: RStr::from_str(name.as_str()),
+        value: RSlice::from_slice(value.as_bytes()),
+    });
+    let fields: SmallVec<[FieldView<'_>; USUAL_FIELDS]> = border.into_iter().flatten().chain(own).collect();
     let ffi_head = RequestHead {
         method: RStr::from_str(head.method.as_str()),
         scheme: text(head.uri.scheme_str()),

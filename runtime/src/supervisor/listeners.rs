@@ -34,7 +34,12 @@ pub struct Listener {
     socket: Socket,
     /// Where it is bound, with the port that the system chose for port 0.
     pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub secure: bool,
 }
+
+/// The setting of addresses that speak TLS.
+pub const HTTPS: &str = "listen.https";
 
 impl Listener {
     /// Binds `address`, which `setting` names.
@@ -53,7 +58,7 @@ impl Listener {
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
             let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-            Ok(Self { socket, address: bound })
+            Ok(Self { socket, address: bound, secure: setting == HTTPS })
         };
         bind().map_err(|source| BindError { address, setting, source })
     }

@@ -5,6 +5,7 @@
 //! run            lock, settings, record, listeners; boot; until told to stop
 //!   ├─ boot      a host with the permanent release; again after a death, under the intensity
 //!   ├─ conf      app.conf while the node runs: watch, reload
+//!   ├─ tls       the certificates of the public listeners: read, judged, watched
 //!   ├─ control   the control socket
 //!   │    └─ handler   one operation at a time: plan, walk, history
 //!   │         └─ probation   a release that serves and is watched
@@ -27,6 +28,7 @@ mod node;
 mod preflight;
 mod pulse;
 mod relay;
+mod tls;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -95,6 +97,9 @@ pub enum RunError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// No certificate can be served.
+    #[error(transparent)]
+    Tls(#[from] tls::NoneError),
     /// The repository's URL is wrong.
     #[error("repository.url: {0}")]
     Repository(#[source] RepositoryError),
@@ -135,15 +140,19 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
     tidy(&home, &record);
     // 3. The sockets; from here on clients wait instead of being refused.
     let mut listeners = vec![];
-    for address in &settings.listen.http {
-        let listener = bind(*address).await?;
-        tracing::info!(address = %listener.address, "listening");
+    let plain = settings.listen.http.iter().map(|address| (address, "listen.http"));
+    let secure = settings.listen.https.iter().map(|address| (address, listeners::HTTPS));
+    for (address, setting) in plain.chain(secure) {
+        let listener = bind(*address, setting).await?;
+        tracing::info!(address = %listener.address, tls = listener.secure, "listening");
         listeners.push(listener);
     }
+    let certificates = tls::Account::load(&home, &settings.tls, Utc::now())?;
     // No host has it, so there is none to wait for.
     let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
     let repository = open_repository(&settings).map_err(RunError::Repository)?;
     let node = Node::new(home, settings, repository, record, listeners, admin);
+    node.with(|state| state.tls = certificates);
     let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
     let control = control::bind(&node.home.control_socket());
     let control = control.map_err(io(node.home.control_socket(), "written"))?;
@@ -159,6 +168,9 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
         tokio::spawn(admin::serve(node.clone(), listening));
     }
     tokio::spawn(conf::watch(node.clone()));
+    if !node.settings.tls.is_empty() {
+        tokio::spawn(tls::watch(node.clone()));
+    }
     let mut end = node.end.subscribe();
     let booting = tokio::spawn({
         let node = node.clone();
@@ -211,11 +223,11 @@ const TAKE_OVER: Duration = Duration::from_secs(6);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Binds `address`, and waits for a dying host that still has it.
-async fn bind(address: SocketAddr) -> Result<Listener, BindError> {
+async fn bind(address: SocketAddr, setting: &'static str) -> Result<Listener, BindError> {
     let deadline = Instant::now() + TAKE_OVER;
     let mut told = false;
     loop {
-        match Listener::bind(address, "listen.http") {
+        match Listener::bind(address, setting) {
             Err(error) if error.is_taken() && Instant::now() < deadline => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%address, "the address is taken: waiting for a host of before to let go of it");
@@ -261,7 +273,11 @@ impl Signals {
                 _ = self.hup.recv() => {
                     tracing::info!("SIGHUP: the configuration is reloaded");
                     let node = node.clone();
-                    tokio::spawn(async move { conf::reload_by_itself(&node, conf::Cause::Signal).await });
+                    tokio::spawn(async move {
+                        conf::reload_by_itself(&node, conf::Cause::Signal).await;
+                        let _alone = node.operations.lock().await;
+                        tls::reload(&node).await;
+                    });
                 }
             }
         }

@@ -1,7 +1,6 @@
 //! What the supervisor knows: settings, the record, and what only living processes make true.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -86,6 +85,8 @@ pub struct State {
     pub in_force: Option<InForce>,
     /// What became of reloads.
     pub conf: Reloads,
+    /// The certificates of the listeners that speak TLS.
+    pub tls: super::tls::Account,
     /// What the release before it was started with, while that may come back.
     pub in_force_before: Option<InForce>,
     /// The release on probation.
@@ -186,6 +187,7 @@ impl Node {
             current: None,
             in_force: None,
             conf: Reloads::default(),
+            tls: super::tls::Account::default(),
             in_force_before: None,
             probation: None,
             lately: Lately::default(),
@@ -274,6 +276,8 @@ impl Node {
         let host = HostProcess::spawn(lent.map_err(SpawnError::from)?, self.settings.log.format)?;
         let start = HostStart {
             listeners: self.listeners.len(),
+            secure: self.listeners.iter().filter(|listener| listener.secure).count(),
+            certificates: self.with(|state| state.tls.pairs()),
             version_path: self.settings.http.version_path.clone(),
             limits: self.settings.http.limits.clone(),
             unload: self.settings.loader.unload,
@@ -318,7 +322,10 @@ impl Node {
     /// The answer to `status`.
     pub async fn status(&self) -> NodeStatus {
         let generations = self.generations().await;
-        let addresses = self.listeners.iter().map(|listener| listener.address);
+        let addresses = |secure| {
+            let of_kind = self.listeners.iter().filter(move |listener| listener.secure == secure);
+            of_kind.map(|listener| listener.address.to_string()).collect::<Vec<_>>()
+        };
         self.with(|state| {
             let permanent = state.record.permanent.clone();
             let current = state.current.as_ref().map(|serving| CurrentRelease {
@@ -340,7 +347,8 @@ impl Node {
                 permanent,
                 probation_ends_at: state.probation.as_ref().map(|probation| probation.ends_at),
                 generations,
-                listeners: addresses.map(|address: SocketAddr| address.to_string()).collect(),
+                listeners: addresses(false),
+                tls: state.tls.status(addresses(true)),
                 admin: self.admin.as_ref().map(|listener| listener.address.to_string()),
                 last_operation: state.last_operation.clone(),
                 conf: state.conf_status(),

@@ -93,11 +93,11 @@ impl Library {
         &self.record
     }
 
-    /// The library's functions, after its header was checked.
+    /// The library's functions and its contract's minor version, after its header was checked.
     ///
     /// # Errors
     /// [`LoadError::NoEntry`] and [`LoadError::Contract`].
-    pub fn root(&self) -> Result<AppRootRef, LoadError> {
+    pub fn root(&self) -> Result<(AppRootRef, u32), LoadError> {
         let path = || self.record.path.clone();
         // SAFETY: the symbol is used only after its magic has been read; what lies under that name in a library
         // that is none of relmgr's is at least mapped memory, which the preflight process has read before.
@@ -106,7 +106,7 @@ impl Library {
         // SAFETY: as above; the header has a fixed layout, and `check` looks at it before anything else is used.
         let entry = unsafe { &**entry };
         entry.check().map_err(|reason| LoadError::Contract { path: path(), reason })?;
-        Ok(entry.root)
+        Ok((entry.root, entry.minor))
     }
 
     /// A symbol's address, for abi_stable's header.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Error, TextEncoder};
 use relmgr_model::Version;
-use relmgr_model::control::{GenerationState, Kind, NodeStatus, Outcome, Phase};
+use relmgr_model::control::{GenerationState, Kind, NodeStatus, Outcome, Phase, TlsStatus};
 use relmgr_model::counts::{Counts, ENDS};
+use relmgr_model::tls::CertificateStatus;
 
 use super::super::node::Node;
 use super::tally::{BOUNDS, Durations, Operations, ask};
@@ -74,6 +75,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     families.extend(of_requests(snapshot));
     families.extend(of_operations(&snapshot.operations));
     families.extend(of_conf(snapshot));
+    families.extend(snapshot.status.tls.iter().flat_map(of_tls));
     let channel = snapshot.status.channel.iter();
     let expiry =
         channel.map(|channel| gauge(&[("channel", &channel.name)], channel.expires.timestamp() as f64));
@@ -241,6 +243,30 @@ fn of_conf(snapshot: &Snapshot) -> Vec<MetricFamily> {
             "Keys of which a new value waits for a restart",
             MetricType::GAUGE,
             vec![gauge(&[], waiting as f64)],
+        ),
+    ]
+}
+
+fn of_tls(tls: &TlsStatus) -> Vec<MetricFamily> {
+    let of_each = |value: &dyn Fn(&CertificateStatus) -> Option<f64>| -> Vec<_> {
+        let labelled = tls.certificates.iter().filter_map(|certificate| {
+            let file = certificate.file.to_string_lossy();
+            Some(gauge(&[("file", &file)], value(certificate)?))
+        });
+        labelled.collect()
+    };
+    vec![
+        family(
+            "relmgr_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that is served expires, as a Unix time",
+            MetricType::GAUGE,
+            of_each(&|certificate| certificate.not_after.map(|until| until.timestamp() as f64)),
+        ),
+        family(
+            "relmgr_tls_certificate_invalid",
+            "1 while a certificate's files, as they are now, are refused",
+            MetricType::GAUGE,
+            of_each(&|certificate| Some(is(certificate.error.is_some()))),
         ),
     ]
 }

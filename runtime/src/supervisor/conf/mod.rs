@@ -16,6 +16,7 @@ mod show;
 mod watch;
 
 pub use notices::{outdated, schema_notices};
+pub use places::Places;
 pub use reload::{Cause, ReloadError, Reloaded, reload, reload_by_itself, write_effective};
 pub use show::{differences, effective};
-pub use watch::watch;
+pub use watch::{Watch, watch};

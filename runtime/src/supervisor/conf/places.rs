@@ -44,6 +44,16 @@ impl Places {
         places
     }
 
+    /// The places of `files`.
+    pub fn of_files<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Self {
+        let mut places = Self::default();
+        for file in files {
+            // They may lie anywhere, in a directory that is made anew for each renewal.
+            places.trace(file, Path::new("-"));
+        }
+        places
+    }
+
     /// Whether what happens to `path` has to do with the configuration.
     pub fn concern(&self, path: &Path) -> bool {
         let hidden = path.file_name().is_none_or(|name| name.as_bytes().starts_with(b"."));

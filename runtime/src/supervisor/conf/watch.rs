@@ -43,14 +43,15 @@ pub async fn watch(node: Arc<Node>) {
                 () = node.rearm.notified() => {}
             }
         }
-        watch.quiet.begin();
+        watch.begin();
         reload_by_itself(&node, Cause::Watch).await;
     }
 }
 
 type Identity = Option<(u64, u64)>;
 
-struct Watch {
+/// Directories that are watched, and what has happened in them.
+pub struct Watch {
     events: mpsc::UnboundedReceiver<notify::Result<Event>>,
     sender: mpsc::UnboundedSender<notify::Result<Event>>,
     quiet: Quiet,
@@ -62,7 +63,8 @@ struct Watch {
 }
 
 impl Watch {
-    fn new() -> Self {
+    /// Watches nothing yet.
+    pub fn new() -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let (places, quiet) = (Places::default(), Quiet::default());
         Self { events, sender, quiet, places, armed: None, watcher: None, faults: vec![] }
@@ -70,7 +72,7 @@ impl Watch {
 
     /// Watches `places`. Whether anything may have happened there unseen; where nothing is different, nothing is
     /// done.
-    fn arm(&mut self, places: Places) -> bool {
+    pub fn arm(&mut self, places: Places) -> bool {
         let identities = places.directories.iter().map(|path| (path.clone(), identity(path))).collect();
         if places == self.places && self.armed.as_ref() == Some(&identities) {
             return false;
@@ -98,12 +100,12 @@ impl Watch {
     }
 
     /// Why changes may go unseen.
-    fn unwatched(&self) -> Option<String> {
+    pub fn unwatched(&self) -> Option<String> {
         (!self.faults.is_empty()).then(|| self.faults.join("; "))
     }
 
     /// Waits for a change, and for its end.
-    async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         loop {
             let due = self.quiet.due().map(tokio::time::Instant::from_std);
             let calm = async {
@@ -122,6 +124,11 @@ impl Watch {
                 () = calm => return,
             }
         }
+    }
+
+    /// The files are about to be read.
+    pub fn begin(&mut self) {
+        self.quiet.begin();
     }
 
     fn note(&mut self, event: notify::Result<Event>) {

@@ -7,6 +7,7 @@ use relmgr_model::control::{Outcome, Progress};
 
 use super::super::conf::{Cause, ReloadError, Reloaded, outdated, reload, schema_notices};
 use super::super::node::Node;
+use super::super::tls;
 use super::OperationError;
 use super::walk::Walk;
 use crate::conf::sources;
@@ -42,6 +43,9 @@ impl Walk<'_> {
 
     /// Reloads the configuration of the release that serves.
     pub(super) async fn reload(&mut self, version: &Version) -> Result<Outcome, OperationError> {
+        for error in tls::reload(self.node).await {
+            self.warn(format!("{error}: the certificate from before stays"));
+        }
         let (outcome, report) = match reload(self.node, version, Cause::Command).await {
             Ok(Reloaded::Changed(report)) => (Outcome::Done, report),
             Ok(Reloaded::Same(report)) => (Outcome::AlreadyDone, report),

@@ -1,6 +1,6 @@
 //! Steps 7 to 12: the release in the host, the swap, the record, the drain.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -12,8 +12,10 @@ use relmgr_model::host::{Answer, Command, LoadRequest};
 use relmgr_model::record::NodeRecord;
 use relmgr_model::status::{Event, Status};
 use relmgr_store::atomic;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::host_process::CallError;
+use super::super::listeners::Listener;
 use super::super::node::{InForce, Node, Serving};
 use super::walk::Walk;
 use super::{OnProbation, OperationError};
@@ -357,8 +359,9 @@ async fn hear_version(node: &Node, expected: &Version) -> Result<(), OperationEr
         expected: expected.clone(),
         reason,
     };
+    // The listeners that speak TLS come last.
     let Some(listener) = node.listeners.first() else { return Ok(()) };
-    let asked = tokio::time::timeout(ENDPOINT_PATIENCE, ask_version(listener.address, &path));
+    let asked = tokio::time::timeout(ENDPOINT_PATIENCE, ask_version(listener, &path));
     match asked.await {
         Ok(Ok(heard)) if heard == expected.to_string() => Ok(()),
         Ok(Ok(heard)) => Err(fault(format!("it answers `{heard}`"))),
@@ -368,15 +371,26 @@ async fn hear_version(node: &Node, expected: &Version) -> Result<(), OperationEr
 }
 
 async fn ask_version(
-    address: SocketAddr,
+    listener: &Listener,
     path: &str,
 ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    let address = listener.address;
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
     let stream = tokio::net::TcpStream::connect((ip, address.port())).await?;
+    match listener.secure {
+        false => exchange(stream, path).await,
+        true => exchange(crate::tls::connect_to_ourselves(stream).await?, path).await,
+    }
+}
+
+async fn exchange<S>(stream: S, path: &str) -> Result<String, Box<dyn std::error::Error + Send + Sync>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = http::Request::get(path)

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use prometheus_parse::Scrape;
 use relmgr_model::conf::{ConfError, ConfStatus};
-use relmgr_model::control::{ChannelStatus, CurrentRelease, GenerationStatus, PrevRelease};
+use relmgr_model::control::{ChannelStatus, CurrentRelease, GenerationStatus, PrevRelease, TlsStatus};
 use relmgr_model::probation::{CLASSES, Latencies};
+use relmgr_model::tls::CertificateStatus;
 
 use super::super::tally::Metrics;
 use super::*;
@@ -55,6 +56,17 @@ pub fn sample() -> Snapshot {
             generation(3, &new, GenerationState::Current, vec![]),
         ],
         listeners: vec!["127.0.0.1:8080".into()],
+        tls: Some(TlsStatus {
+            listeners: vec!["127.0.0.1:8443".into()],
+            certificates: vec![CertificateStatus {
+                file: "/etc/poll/fullchain.pem".into(),
+                names: vec!["poll.example".into()],
+                not_after: Some(at("2027-02-01T00:00:00Z")),
+                loaded_at: Some(at("2026-11-19T08:00:00Z")),
+                error: None,
+            }],
+            unwatched: None,
+        }),
         admin: Some("127.0.0.1:9090".into()),
         last_operation: None,
         conf: Some(ConfStatus {
