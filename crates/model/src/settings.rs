@@ -35,6 +35,9 @@ pub struct Settings {
     /// The trial of a release.
     #[serde(default)]
     pub preflight: Preflight,
+    /// Following a channel by itself.
+    #[serde(default)]
+    pub pull: Pull,
     /// Commands of the operator's.
     #[serde(default)]
     pub hooks: Hooks,
@@ -326,6 +329,49 @@ impl Default for Preflight {
     }
 }
 
+/// `[pull]`: whether the node follows a channel by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pull {
+    /// The channel; absent: `repository.channel`.
+    pub channel: Option<String>,
+    /// Whether the node asks when it boots.
+    pub at_boot: bool,
+    /// How often it asks; 0: not by itself.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// By how much the waits differ; absent: a fifth of the interval.
+    #[serde(with = "humantime_serde")]
+    pub jitter: Option<Duration>,
+    /// When it may go to another release; empty: at any time.
+    pub windows: Vec<crate::pull::Window>,
+    /// Its place in a channel's waves, from 0 to below 100; absent: made of its machine's id.
+    pub wave: Option<f64>,
+}
+
+impl Pull {
+    /// By how much waits differ.
+    pub fn jitter(&self) -> Duration {
+        self.jitter.unwrap_or(self.interval / 5)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if !self.interval.is_zero() && self.interval < Duration::from_secs(1) {
+            return Err(("pull.interval", "is below 1s: it would be a load of its own"));
+        }
+        if self.jitter.is_some_and(|jitter| jitter > self.interval && !self.interval.is_zero()) {
+            return Err(("pull.jitter", "is longer than pull.interval, around which it is"));
+        }
+        if self.wave.is_some_and(|wave| !(0.0..100.0).contains(&wave)) {
+            return Err((
+                "pull.wave",
+                "is no place among a hundred nodes: from 0 to below 100, 0 goes first",
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// `[hooks]`: commands of the operator's. They learn what happened; they hold up and undo nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -441,6 +487,9 @@ impl Settings {
         if self.preflight.files < 16 {
             return fault("preflight.files", "is below 16: no application starts with so few open files");
         }
+        if let Err((key, reason)) = self.pull.check() {
+            return fault(key, reason);
+        }
         if self.http.limits.connections == 0 {
             return fault("http.limits.connections", "is 0: nobody could connect");
         }
@@ -469,6 +518,15 @@ mod tests {
             ("app = \"a\"\n[repository]\nurl = \"ftp://x\"\n", "repository.url"),
             ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[listen]\nhttp = []\n", "listen.http"),
             ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[upgrade]\ndrain = 5\n", "drain"),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[pull]\ninterval = \"10ms\"\n",
+                "pull.interval",
+            ),
+            ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[pull]\nwave = 100\n", "pull.wave"),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[pull]\nwindows = [\"noon\"]\n",
+                "is no window",
+            ),
             (
                 "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[http.limits]\nheader_bytes = 1\n",
                 "header_bytes",
