@@ -16,6 +16,7 @@ mod log;
 mod new;
 mod points;
 mod probation;
+mod pull;
 mod random;
 mod repository;
 mod retire;

@@ -67,6 +67,9 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
             }
         }
     }
+    if let Some(pull) = &status.pull {
+        line("pull", &super::pull::line(pull, now));
+    }
     line("listeners", &status.listeners.join(", "));
     if let Some(admin) = &status.admin {
         line("admin", &format!("http://{admin}/"));
@@ -287,6 +290,7 @@ mod tests {
                 expires: at("2026-11-20T18:00:00Z"),
                 expired: true,
             }),
+            pull: None,
             conf: Some(ConfStatus {
                 hash: "5a2c".repeat(16),
                 loaded_at: at("2026-11-20T19:55:00Z"),

@@ -9,6 +9,7 @@
 //!   │    └─ handler   one operation at a time: plan, walk, history
 //!   │         └─ probation   a release that serves and is watched
 //!   ├─ admin     metrics, health and the node's page for who watches
+//!   ├─ pull      the channel, followed by itself
 //!   ├─ pulse     the host's heartbeat, and what it has answered lately
 //!   └─ host_process, preflight, hook   the three kinds of children
 //! ```
@@ -25,6 +26,7 @@ mod last_words;
 mod listeners;
 mod node;
 mod preflight;
+mod pull;
 mod pulse;
 mod relay;
 
@@ -46,7 +48,7 @@ use relmgr_store::storage::S3Options;
 use relmgr_store::tree::ReleaseTree;
 use tokio::signal::unix::{SignalKind, signal};
 
-use handler::OperationError;
+use handler::{By, OperationError, note_for_pull};
 use listeners::{BindError, Listener};
 use node::{End, Node};
 
@@ -164,6 +166,10 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
         let node = node.clone();
         async move {
             boot::boot(&node).await;
+            // A node that is to fetch its first release is ready when that serves.
+            let (ready, is_ready) = tokio::sync::oneshot::channel();
+            tokio::spawn(pull::run(node.clone(), ready));
+            let _ = is_ready.await;
             notify(&[sd_notify::NotifyState::Ready]);
         }
     });
@@ -310,7 +316,8 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
     let record = node.with(|state| state.record.clone());
     let Some(operation) = &record.operation else { return Ok(()) };
     let (outcome, error) = operation.resolve(&record);
-    let OperationRecord { kind, from, to, started_at, uid, .. } = operation.clone();
+    let OperationRecord { kind, from, to, started_at, uid, by, .. } = operation.clone();
+    let by = By { uid: by.is_none().then_some(uid), agent: by };
     let words = error.as_deref().unwrap_or("it was committed");
     tracing::warn!(kind = kind.name(), %to, "an operation was interrupted: {words}");
     let now = Utc::now();
@@ -319,7 +326,8 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
     let entry = HistoryEntry {
         at: now,
         kind,
-        uid: Some(uid),
+        uid: by.uid,
+        by: by.agent,
         from,
         to,
         outcome,
@@ -334,6 +342,10 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
         // The log and the operator's hook have it; a history is no reason to serve nobody.
         tracing::error!(%error, "the history is not written");
     }
+    let path = (entry.from.clone(), entry.to.clone());
     hook::tell(node, entry);
-    node.change_record(|record| record.operation = None)
+    node.change_record(|record| {
+        record.operation = None;
+        note_for_pull(record, by, kind, (path.0.as_ref(), path.1.as_ref()), outcome);
+    })
 }

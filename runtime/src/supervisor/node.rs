@@ -31,6 +31,7 @@ use super::handler::OnProbation;
 use super::host_process::{CallError, HostProcess, SpawnError};
 use super::listeners::Listener;
 use super::lock;
+use super::pull::Pull;
 use super::pulse::Lately;
 
 /// The target triple that relmgr itself was built for.
@@ -54,6 +55,8 @@ pub struct Node {
     pub admin: Option<Listener>,
     /// What is counted for who watches.
     pub metrics: Metrics,
+    /// Following a channel by itself.
+    pub pull: Pull,
     /// Held by the operation that is under way.
     pub operations: tokio::sync::Mutex<()>,
     /// Held while a host is brought up with the permanent release, and while another release becomes that one:
@@ -198,6 +201,7 @@ impl Node {
             stopped: false,
         };
         Arc::new(Self {
+            pull: Pull::new(&home, &settings),
             tree: ReleaseTree::new(home.clone()),
             home,
             settings,
@@ -345,6 +349,7 @@ impl Node {
                 last_operation: state.last_operation.clone(),
                 conf: state.conf_status(),
                 channel: self.channel_status(&state.record),
+                pull: super::pull::status(self, &state.record),
             }
         })
     }

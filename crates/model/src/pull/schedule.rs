@@ -85,22 +85,23 @@ impl Schedule {
     /// How long to wait after a check that ended so; `None`: no other one comes by itself. `serves`: whether the node
     /// has a release that serves.
     pub fn after(&mut self, ended: Ended, serves: bool) -> Option<Duration> {
+        // What the boot was to bring is not there: that is tried until it is, whatever kept it.
+        let boots = self.at_boot && !serves;
         self.failures = match ended {
             Ended::Unavailable | Ended::Failed => self.failures.saturating_add(1),
             // Says nothing of what failed before.
             Ended::Busy => self.failures,
+            Ended::Settled | Ended::Held { .. } if boots => self.failures.saturating_add(1),
             Ended::Settled | Ended::Held { .. } => 0,
         };
-        // What the boot was to bring is not there yet: it is tried until it is.
-        let boots = self.at_boot && !serves;
         let interval = self.interval;
         match ended {
-            Ended::Settled => interval.map(|interval| self.around(interval)),
-            Ended::Held { opens_in, open_for } => self.held(opens_in, open_for),
             Ended::Busy => {
                 Some(self.dice.between(BUSY / 10, interval.map_or(BUSY, |interval| interval.min(BUSY))))
             }
-            Ended::Unavailable | Ended::Failed if boots => Some(self.backoff(BACKOFF_EMPTY)),
+            _ if boots => Some(self.backoff(BACKOFF_EMPTY)),
+            Ended::Settled => interval.map(|interval| self.around(interval)),
+            Ended::Held { opens_in, open_for } => self.held(opens_in, open_for),
             Ended::Unavailable => Some(self.backoff(interval.unwrap_or(BACKOFF_AT_BOOT))),
             Ended::Failed => Some(self.backoff(interval.unwrap_or(BACKOFF_FAILED).max(BACKOFF_FAILED))),
         }
@@ -261,7 +262,7 @@ mod tests {
                 }
                 prop_assert!(waits[0] <= Duration::from_secs(1), "a short absence costs little");
                 // What was is forgotten with the first answer.
-                schedule.after(Ended::Settled, serves);
+                schedule.after(Ended::Settled, true);
                 prop_assert!(schedule.after(ended, serves).unwrap() <= Duration::from_secs(1));
             }
         }
@@ -274,7 +275,9 @@ mod tests {
         assert_eq!(never.after(Ended::Settled, true), None, "`relmgr pull now` is no interval");
         let mut at_boot = Schedule::new(&pull(0, true), 1);
         assert_eq!(at_boot.first(Start::Empty), Some(Duration::ZERO));
-        assert!(at_boot.after(Ended::Unavailable, false).is_some(), "it is tried until it is there");
+        for ended in [Ended::Unavailable, Ended::Settled, Ended::Failed] {
+            assert!(at_boot.after(ended, false).is_some(), "it is tried until it is there");
+        }
         assert_eq!(at_boot.after(Ended::Settled, true), None);
     }
 }

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub reloads: u64,
     /// Reloads that were refused.
     pub refused: u64,
+    /// Checks of the channel that ended, by how.
+    pub checks: BTreeMap<&'static str, u64>,
 }
 
 /// Looks at `node`.
@@ -55,6 +57,7 @@ pub async fn snapshot(node: &Arc<Node>) -> Snapshot {
         operations: node.metrics.operations(),
         reloads,
         refused,
+        checks: node.pull.counts(),
     }
 }
 
@@ -74,6 +77,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     families.extend(of_requests(snapshot));
     families.extend(of_operations(&snapshot.operations));
     families.extend(of_conf(snapshot));
+    families.extend(of_pull(snapshot));
     let channel = snapshot.status.channel.iter();
     let expiry =
         channel.map(|channel| gauge(&[("channel", &channel.name)], channel.expires.timestamp() as f64));
@@ -241,6 +245,43 @@ fn of_conf(snapshot: &Snapshot) -> Vec<MetricFamily> {
             "Keys of which a new value waits for a restart",
             MetricType::GAUGE,
             vec![gauge(&[], waiting as f64)],
+        ),
+    ]
+}
+
+fn of_pull(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let Some(pull) = &snapshot.status.pull else { return vec![] };
+    let checks = relmgr_model::pull::Outcome::ALL.iter().map(|outcome| {
+        let count = snapshot.checks.get(outcome.name()).copied().unwrap_or(0);
+        counter(&[("outcome", outcome.name())], count)
+    });
+    let moment = |at: Option<chrono::DateTime<chrono::Utc>>| {
+        at.map(|at| gauge(&[], at.timestamp_millis() as f64 / 1e3)).into_iter().collect()
+    };
+    vec![
+        family(
+            "relmgr_pull_checks_total",
+            "Checks of the channel by how they ended",
+            MetricType::COUNTER,
+            checks.collect(),
+        ),
+        family(
+            "relmgr_pull_last_check_timestamp_seconds",
+            "When the channel was last asked, as a Unix time",
+            MetricType::GAUGE,
+            moment(pull.last.as_ref().map(|last| last.at)),
+        ),
+        family(
+            "relmgr_pull_next_check_timestamp_seconds",
+            "When the channel is asked next, as a Unix time",
+            MetricType::GAUGE,
+            moment(pull.next_check_at),
+        ),
+        family(
+            "relmgr_pull_paused",
+            "1 while an operator has stopped following the channel",
+            MetricType::GAUGE,
+            vec![gauge(&[], is(pull.paused.is_some()))],
         ),
     ]
 }
