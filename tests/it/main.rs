@@ -21,3 +21,4 @@ mod random;
 mod repository;
 mod retire;
 mod supervisor;
+mod webhooks;

@@ -17,6 +17,7 @@
 //! | [`control`] | what the command line and the supervisor say to each other |
 //! | [`conf`] | the part of it that is about the application's configuration |
 //! | [`children`] | the part of it that is about the application's background children |
+//! | [`notify`] | what the operator's commands and webhooks are told |
 //! | [`host`] | what the supervisor and the host say to each other |
 //! | [`settings`] | `relmgr.toml` |
 //! | [`home`] | where things lie in a node's home directory |
@@ -29,6 +30,7 @@ pub mod counts;
 pub mod home;
 pub mod host;
 pub mod manifest;
+pub mod notify;
 pub mod plan;
 pub mod probation;
 pub mod pull;

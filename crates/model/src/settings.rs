@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::notify::Event;
+
 /// The node's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +43,9 @@ pub struct Settings {
     /// Commands of the operator's.
     #[serde(default)]
     pub hooks: Hooks,
+    /// Servers of the operator's that are told.
+    #[serde(default)]
+    pub webhooks: Vec<Webhook>,
     /// What the node says of itself.
     #[serde(default)]
     pub log: Log,
@@ -379,14 +384,67 @@ pub struct Hooks {
     /// Program and arguments; run at the end of every operation that changed what serves, or tried to, with the
     /// history's line as JSON on its stdin. Empty: none.
     pub outcome: Vec<String>,
-    /// How long it may take; then it is killed.
+    /// Program and arguments; run for each of `events`, with it as JSON on its stdin. Empty: none.
+    pub event: Vec<String>,
+    /// Which events; empty: all.
+    pub events: Vec<Event>,
+    /// How long each may take; then it is killed.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { outcome: vec![], timeout: Duration::from_secs(30) }
+        Self { outcome: vec![], event: vec![], events: vec![], timeout: Duration::from_secs(30) }
+    }
+}
+
+/// `[[webhooks]]`: a server that is told events by a POST with JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// `https://…` or `http://…`. Whatever is secret in it is shown nowhere: what names it is its host.
+    pub url: String,
+    /// Which events; empty: all.
+    #[serde(default)]
+    pub events: Vec<Event>,
+    /// Where the secret is that signs: `${NAME}` of the environment or `file:/path`; absent: nothing is signed.
+    #[serde(default)]
+    pub secret: Option<String>,
+    /// How long each try may take.
+    #[serde(default = "Webhook::default_timeout", with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Webhook {
+    /// Longer than most servers take and shorter than a person waits.
+    fn default_timeout() -> Duration {
+        Duration::from_secs(10)
+    }
+
+    /// The name in `${NAME}`.
+    pub fn variable(secret: &str) -> Option<&str> {
+        secret.strip_prefix("${")?.strip_suffix('}').filter(|name| !name.is_empty())
+    }
+
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let address = self.url.strip_prefix("https://").or_else(|| self.url.strip_prefix("http://"));
+        let Some(address) = address.filter(|address| !address.is_empty()) else {
+            return Err(("webhooks.url", "is neither https://host/path nor http://host/path"));
+        };
+        if address.split('/').next().is_some_and(|authority| authority.contains('@')) {
+            return Err((
+                "webhooks.url",
+                "has a user or password in it: use `secret`, which signs what is sent",
+            ));
+        }
+        match &self.secret {
+            Some(secret) if Self::variable(secret).is_none() && !secret.starts_with("file:/") => Err((
+                "webhooks.secret",
+                "is neither \"${NAME}\", of the environment, nor \"file:/path\": secrets do not stand in relmgr.toml",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -490,6 +548,9 @@ impl Settings {
         if let Err((key, reason)) = self.pull.check() {
             return fault(key, reason);
         }
+        if let Some(Err((key, reason))) = self.webhooks.iter().map(Webhook::check).find(Result::is_err) {
+            return fault(key, reason);
+        }
         if self.http.limits.connections == 0 {
             return fault("http.limits.connections", "is 0: nobody could connect");
         }
@@ -521,6 +582,14 @@ mod tests {
             (
                 "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[pull]\ninterval = \"10ms\"\n",
                 "pull.interval",
+            ),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[[webhooks]]\nurl = \"ftp://x\"\n",
+                "webhooks.url",
+            ),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[[webhooks]]\nurl = \"https://x\"\nsecret = \"s3\"\n",
+                "webhooks.secret",
             ),
             ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[pull]\nwave = 100\n", "pull.wave"),
             (

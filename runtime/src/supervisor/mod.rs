@@ -11,7 +11,8 @@
 //!   ├─ admin     metrics, health and the node's page for who watches
 //!   ├─ pull      the channel, followed by itself
 //!   ├─ pulse     the host's heartbeat, and what it has answered lately
-//!   └─ host_process, preflight, hook   the three kinds of children
+//!   ├─ tell      the operator's commands and webhooks
+//!   └─ host_process, preflight   the two kinds of children of ours
 //! ```
 
 mod admin;
@@ -20,7 +21,6 @@ mod conf;
 mod control;
 mod core_dump;
 mod handler;
-mod hook;
 mod host_process;
 mod last_words;
 mod listeners;
@@ -29,6 +29,7 @@ mod preflight;
 mod pull;
 mod pulse;
 mod relay;
+mod tell;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -51,6 +52,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use handler::{By, OperationError, note_for_pull};
 use listeners::{BindError, Listener};
 use node::{End, Node};
+use tell::Webhooks;
 
 /// Locks without minding a panic under the lock: every value behind one is whole at every point.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -145,7 +147,9 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
     // No host has it, so there is none to wait for.
     let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
     let repository = open_repository(&settings).map_err(RunError::Repository)?;
-    let node = Node::new(home, settings, repository, record, listeners, admin);
+    let path = home.settings();
+    let webhooks = Webhooks::start(&settings).map_err(|source| RunError::Settings { path, source })?;
+    let node = Node::new(home, settings, repository, webhooks, record, listeners, admin);
     let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
     let control = control::bind(&node.home.control_socket());
     let control = control.map_err(io(node.home.control_socket(), "written"))?;
@@ -216,6 +220,9 @@ const TAKE_OVER: Duration = Duration::from_secs(6);
 /// An operation that fails since the node stops has two files to write.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// What happened last is told in one try of a server that answers; one that does not holds up no stop.
+const LAST_NOTIFICATIONS: Duration = Duration::from_secs(1);
+
 /// Binds `address`, and waits for a dying host that still has it.
 async fn bind(address: SocketAddr) -> Result<Listener, BindError> {
     let deadline = Instant::now() + TAKE_OVER;
@@ -240,6 +247,7 @@ async fn stop(node: &Arc<Node>) {
     }
     // An operation that was under way has lost its host, and says so in the history.
     let _ = tokio::time::timeout(LAST_WORDS, node.operations.lock()).await;
+    node.webhooks.settle(LAST_NOTIFICATIONS).await;
     // Nobody is to wait for a node that is gone.
     let _ = std::fs::remove_file(node.home.control_socket());
 }
@@ -343,7 +351,7 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
         tracing::error!(%error, "the history is not written");
     }
     let path = (entry.from.clone(), entry.to.clone());
-    hook::tell(node, entry);
+    tell::ended(node, &entry, &Default::default());
     node.change_record(|record| {
         record.operation = None;
         note_for_pull(record, by, kind, (path.0.as_ref(), path.1.as_ref()), outcome);

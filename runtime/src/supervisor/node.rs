@@ -33,6 +33,7 @@ use super::listeners::Listener;
 use super::lock;
 use super::pull::Pull;
 use super::pulse::Lately;
+use super::tell::Webhooks;
 
 /// The target triple that relmgr itself was built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -57,6 +58,8 @@ pub struct Node {
     pub metrics: Metrics,
     /// Following a channel by itself.
     pub pull: Pull,
+    /// Who is told what happens.
+    pub webhooks: Webhooks,
     /// Held by the operation that is under way.
     pub operations: tokio::sync::Mutex<()>,
     /// Held while a host is brought up with the permanent release, and while another release becomes that one:
@@ -174,6 +177,7 @@ impl Node {
         home: Home,
         settings: Settings,
         repository: Repository,
+        webhooks: Webhooks,
         record: NodeRecord,
         listeners: Vec<Listener>,
         admin: Option<Listener>,
@@ -206,6 +210,7 @@ impl Node {
             home,
             settings,
             repository,
+            webhooks,
             machine,
             listeners,
             admin,

@@ -12,6 +12,7 @@ use relmgr_model::control::{GenerationState, Kind, NodeStatus, Outcome, Phase};
 use relmgr_model::counts::{Counts, ENDS};
 
 use super::super::node::Node;
+use super::super::tell::Delivered;
 use super::tally::{BOUNDS, Durations, Operations, ask};
 
 /// The text format's media type.
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub refused: u64,
     /// Checks of the channel that ended, by how.
     pub checks: BTreeMap<&'static str, u64>,
+    /// Notifications by webhook and what became of them.
+    pub webhooks: Delivered,
 }
 
 /// Looks at `node`.
@@ -58,6 +61,7 @@ pub async fn snapshot(node: &Arc<Node>) -> Snapshot {
         reloads,
         refused,
         checks: node.pull.counts(),
+        webhooks: node.webhooks.counts(),
     }
 }
 
@@ -78,6 +82,16 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     families.extend(of_operations(&snapshot.operations));
     families.extend(of_conf(snapshot));
     families.extend(of_pull(snapshot));
+    let webhooks = snapshot.webhooks.iter();
+    let webhooks = webhooks.map(|((host, outcome), count)| {
+        counter(&[("webhook", host.as_str()), ("outcome", *outcome)], *count)
+    });
+    families.push(family(
+        "relmgr_webhook_notifications_total",
+        "Notifications by webhook and what became of them",
+        MetricType::COUNTER,
+        webhooks.collect(),
+    ));
     let channel = snapshot.status.channel.iter();
     let expiry =
         channel.map(|channel| gauge(&[("channel", &channel.name)], channel.expires.timestamp() as f64));

@@ -33,8 +33,8 @@ pub use probation::OnProbation;
 pub use switch::{load_request, supersede};
 pub use walk::change_status;
 
-use super::hook;
 use super::node::Node;
+use super::tell;
 use walk::Walk;
 
 /// Where progress goes; nobody may be listening.
@@ -129,11 +129,6 @@ fn matters(kind: Kind) -> bool {
     matches!(kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart)
 }
 
-/// Whether the operator's hook is told of it.
-fn is_told(kind: Kind) -> bool {
-    matters(kind) || matches!(kind, Kind::Commit | Kind::Rollback)
-}
-
 async fn run(node: &Arc<Node>, request: &OperationRequest, asker: &Asker, tell: &Listener) -> Operation {
     let begun = Instant::now();
     let mut walk = Walk::new(node, request, asker, tell);
@@ -173,7 +168,7 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, asker: &Asker, tell: 
     operation
 }
 
-/// Writes an operation's line and tells the operator's hook, with the last lines of a host that died of it. A
+/// Writes an operation's line and tells who wants to know, with the last lines of a host that died of it. A
 /// history that cannot be written undoes nothing; the log has it.
 ///
 /// # Errors
@@ -201,9 +196,7 @@ pub fn tell_history(
         ms,
         steps: operation.steps.clone(),
     };
-    if is_told(operation.kind) {
-        hook::tell(node, entry.clone());
-    }
+    tell::ended(node, &entry, &operation.conf);
     let written = journal::append_history(&node.home, &entry);
     if let Err(error) = &written {
         tracing::error!(%error, "the history is not written");
@@ -243,6 +236,9 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
             });
             if request.dry_run {
                 return Ok(Outcome::Done);
+            }
+            if matters(request.kind) {
+                tell::started(walk.node, request.kind, walk.asker.by(), walk.from.as_ref(), &to);
             }
             walk.carry_out(&to, &steps).await?;
             Ok(Outcome::Done)

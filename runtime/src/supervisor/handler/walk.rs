@@ -45,7 +45,7 @@ impl Fetched {
 pub(super) struct Walk<'a> {
     pub(super) node: &'a Arc<Node>,
     pub(super) request: &'a OperationRequest,
-    asker: &'a Asker,
+    pub(super) asker: &'a Asker,
     tell: &'a Listener,
     /// The release that served at its start.
     pub(super) from: Option<Version>,

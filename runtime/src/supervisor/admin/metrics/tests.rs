@@ -110,6 +110,7 @@ pub fn sample() -> Snapshot {
         reloads: 3,
         refused: 1,
         checks: [("up_to_date", 12), ("unavailable", 1)].into(),
+        webhooks: [(("hooks.example.com".into(), "delivered"), 9)].into(),
     }
 }
 
