@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::Version;
+use crate::pull::Rollout;
 
 /// The document format that this relmgr writes and reads.
 pub const FORMAT: u32 = 1;
@@ -57,6 +58,9 @@ pub struct ChannelDocument {
     /// Releases that no node may go to any more, with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub yanked: BTreeMap<Version, String>,
+    /// When which nodes go to `version` that follow the channel by themselves; absent: all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }
 
 /// A document that is none.
@@ -313,6 +317,7 @@ mod tests {
             min_version: None,
             going_back: false,
             yanked: BTreeMap::new(),
+            rollout: None,
         }
     }
 
@@ -328,6 +333,11 @@ mod tests {
         let mut document = document();
         document.yanked.insert("1.0.0".parse().unwrap(), "loses votes".into());
         document.min_version = Some("1.0.0".parse().unwrap());
+        document.rollout = Some(Rollout {
+            since: now(),
+            windows: vec!["Mon 02:00-04:00".parse().unwrap()],
+            waves: vec!["5%@0s".parse().unwrap(), "100%@4h".parse().unwrap()],
+        });
         let text = document.to_toml();
         assert_eq!(ChannelDocument::parse(&text).unwrap(), document);
         let faults = [

@@ -9,6 +9,8 @@
 //! | `POST /v1/operations` with an [`OperationRequest`] | one [`Progress`] a line while it runs, the last one [`Progress::Done`] |
 //! | `GET /v1/conf/effective` | [`EffectiveConf`](crate::conf::EffectiveConf) in force; with `?release=V` evaluated anew for that release |
 //! | `GET /v1/conf/diff` | [`ConfDifferences`](crate::conf::ConfDifferences) between what runs and the files |
+//! | `POST /v1/pull/now` | one [`PullLine`](crate::pull::PullLine) a line, the last one how the check ended |
+//! | `POST /v1/pull/pause`, `POST /v1/pull/resume` | [`PullStatus`] |
 //! | `POST /v1/stop` | [`Pong`] at once; the node stops gracefully |
 //!
 //! Anything else, and an operation that is refused before it starts, is answered by a [`Fault`] and a 4xx or
@@ -23,6 +25,7 @@ use crate::Version;
 use crate::children::{ChildStatus, SupervisorStatus};
 use crate::conf::{ConfReport, ConfStatus, Notice};
 use crate::plan::Step;
+use crate::pull::PullStatus;
 use crate::tls::CertificateStatus;
 
 /// Exit codes of `relmgr`: people script against them.
@@ -370,6 +373,9 @@ pub struct NodeStatus {
     /// The signed channel that the node follows; `None`: none was seen yet, or nobody is asked to sign.
     #[serde(default)]
     pub channel: Option<ChannelStatus>,
+    /// How the node follows its channel; `None`: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<PullStatus>,
 }
 
 /// TLS on a node's public listeners.

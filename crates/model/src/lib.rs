@@ -12,10 +12,12 @@
 //! | [`plan`] | which steps an operation takes, decided from a snapshot of facts |
 //! | [`record`] | `state.json` and `history.jsonl` |
 //! | [`probation`] | whether a new release stays, from what was seen before and after the swap |
+//! | [`pull`] | when a node asks its channel by itself, and what it does with the answer |
 //! | [`counts`] | what a release has answered, for whoever watches from outside |
 //! | [`control`] | what the command line and the supervisor say to each other |
 //! | [`conf`] | the part of it that is about the application's configuration |
 //! | [`children`] | the part of it that is about the application's background children |
+//! | [`notify`] | what the operator's commands and webhooks are told |
 //! | [`host`] | what the supervisor and the host say to each other |
 //! | [`settings`] | `relmgr.toml` |
 //! | [`home`] | where things lie in a node's home directory |
@@ -28,8 +30,10 @@ pub mod counts;
 pub mod home;
 pub mod host;
 pub mod manifest;
+pub mod notify;
 pub mod plan;
 pub mod probation;
+pub mod pull;
 pub mod record;
 pub mod settings;
 pub mod status;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Version;
 use crate::channel::Seen;
 use crate::control::{Kind, Outcome, StepTime};
+use crate::pull::PullRecord;
 use crate::status::Status;
 
 /// The format of `state.json` that this relmgr writes and reads.
@@ -32,6 +33,26 @@ pub struct NodeRecord {
     /// What it has seen of signed channels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channels: BTreeMap<String, Seen>,
+    /// What it remembers of following its channel.
+    #[serde(default, skip_serializing_if = "PullRecord::is_empty")]
+    pub pull: PullRecord,
+}
+
+/// Who asked for an operation, where no person did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Agent {
+    /// The node, following its channel.
+    Pull,
+}
+
+impl Agent {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+        }
+    }
 }
 
 /// An installed release.
@@ -59,6 +80,9 @@ pub struct OperationRecord {
     pub started_at: DateTime<Utc>,
     /// The uid of who asked.
     pub uid: u32,
+    /// Who asked, where no person did; the uid is the node's own then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Agent>,
     /// When the release began to serve on probation; absent: it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swapped_at: Option<DateTime<Utc>>,
@@ -96,6 +120,9 @@ pub struct HistoryEntry {
     pub kind: Kind,
     /// The uid of who asked; absent: the node itself.
     pub uid: Option<u32>,
+    /// Who asked, where no person did; absent beside an absent uid: the node, for a host that died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Agent>,
     /// The release that served at its start.
     pub from: Option<Version>,
     /// The release that it went to; absent where it was not known yet.
@@ -143,6 +170,7 @@ impl NodeRecord {
             releases: BTreeMap::new(),
             operation: None,
             channels: BTreeMap::new(),
+            pull: PullRecord::default(),
         }
     }
 
@@ -187,6 +215,7 @@ mod tests {
             to: two.clone(),
             started_at: at,
             uid: 0,
+            by: None,
             swapped_at: None,
         };
         let (outcome, words) = operation.resolve(&record);

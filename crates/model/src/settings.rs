@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::notify::Event;
 use crate::tls::CertificateFiles;
 
 /// The node's settings.
@@ -40,9 +41,15 @@ pub struct Settings {
     /// The trial of a release.
     #[serde(default)]
     pub preflight: Preflight,
+    /// Following a channel by itself.
+    #[serde(default)]
+    pub pull: Pull,
     /// Commands of the operator's.
     #[serde(default)]
     pub hooks: Hooks,
+    /// Servers of the operator's that are told.
+    #[serde(default)]
+    pub webhooks: Vec<Webhook>,
     /// What the node says of itself.
     #[serde(default)]
     pub log: Log,
@@ -333,6 +340,49 @@ impl Default for Preflight {
     }
 }
 
+/// `[pull]`: whether the node follows a channel by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pull {
+    /// The channel; absent: `repository.channel`.
+    pub channel: Option<String>,
+    /// Whether the node asks when it boots.
+    pub at_boot: bool,
+    /// How often it asks; 0: not by itself.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// By how much the waits differ; absent: a fifth of the interval.
+    #[serde(with = "humantime_serde")]
+    pub jitter: Option<Duration>,
+    /// When it may go to another release; empty: at any time.
+    pub windows: Vec<crate::pull::Window>,
+    /// Its place in a channel's waves, from 0 to below 100; absent: made of its machine's id.
+    pub wave: Option<f64>,
+}
+
+impl Pull {
+    /// By how much waits differ.
+    pub fn jitter(&self) -> Duration {
+        self.jitter.unwrap_or(self.interval / 5)
+    }
+
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if !self.interval.is_zero() && self.interval < Duration::from_secs(1) {
+            return Err(("pull.interval", "is below 1s: it would be a load of its own"));
+        }
+        if self.jitter.is_some_and(|jitter| jitter > self.interval && !self.interval.is_zero()) {
+            return Err(("pull.jitter", "is longer than pull.interval, around which it is"));
+        }
+        if self.wave.is_some_and(|wave| !(0.0..100.0).contains(&wave)) {
+            return Err((
+                "pull.wave",
+                "is no place among a hundred nodes: from 0 to below 100, 0 goes first",
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// `[hooks]`: commands of the operator's. They learn what happened; they hold up and undo nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -340,14 +390,67 @@ pub struct Hooks {
     /// Program and arguments; run at the end of every operation that changed what serves, or tried to, with the
     /// history's line as JSON on its stdin. Empty: none.
     pub outcome: Vec<String>,
-    /// How long it may take; then it is killed.
+    /// Program and arguments; run for each of `events`, with it as JSON on its stdin. Empty: none.
+    pub event: Vec<String>,
+    /// Which events; empty: all.
+    pub events: Vec<Event>,
+    /// How long each may take; then it is killed.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
 }
 
 impl Default for Hooks {
     fn default() -> Self {
-        Self { outcome: vec![], timeout: Duration::from_secs(30) }
+        Self { outcome: vec![], event: vec![], events: vec![], timeout: Duration::from_secs(30) }
+    }
+}
+
+/// `[[webhooks]]`: a server that is told events by a POST with JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// `https://…` or `http://…`. Whatever is secret in it is shown nowhere: what names it is its host.
+    pub url: String,
+    /// Which events; empty: all.
+    #[serde(default)]
+    pub events: Vec<Event>,
+    /// Where the secret is that signs: `${NAME}` of the environment or `file:/path`; absent: nothing is signed.
+    #[serde(default)]
+    pub secret: Option<String>,
+    /// How long each try may take.
+    #[serde(default = "Webhook::default_timeout", with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Webhook {
+    /// Longer than most servers take and shorter than a person waits.
+    fn default_timeout() -> Duration {
+        Duration::from_secs(10)
+    }
+
+    /// The name in `${NAME}`.
+    pub fn variable(secret: &str) -> Option<&str> {
+        secret.strip_prefix("${")?.strip_suffix('}').filter(|name| !name.is_empty())
+    }
+
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let address = self.url.strip_prefix("https://").or_else(|| self.url.strip_prefix("http://"));
+        let Some(address) = address.filter(|address| !address.is_empty()) else {
+            return Err(("webhooks.url", "is neither https://host/path nor http://host/path"));
+        };
+        if address.split('/').next().is_some_and(|authority| authority.contains('@')) {
+            return Err((
+                "webhooks.url",
+                "has a user or password in it: use `secret`, which signs what is sent",
+            ));
+        }
+        match &self.secret {
+            Some(secret) if Self::variable(secret).is_none() && !secret.starts_with("file:/") => Err((
+                "webhooks.secret",
+                "is neither \"${NAME}\", of the environment, nor \"file:/path\": secrets do not stand in relmgr.toml",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -454,6 +557,12 @@ impl Settings {
         if self.preflight.files < 16 {
             return fault("preflight.files", "is below 16: no application starts with so few open files");
         }
+        if let Err((key, reason)) = self.pull.check() {
+            return fault(key, reason);
+        }
+        if let Some(Err((key, reason))) = self.webhooks.iter().map(Webhook::check).find(Result::is_err) {
+            return fault(key, reason);
+        }
         if self.http.limits.connections == 0 {
             return fault("http.limits.connections", "is 0: nobody could connect");
         }
@@ -490,6 +599,23 @@ mod tests {
                 "tls: has no address",
             ),
             ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[upgrade]\ndrain = 5\n", "drain"),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[pull]\ninterval = \"10ms\"\n",
+                "pull.interval",
+            ),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[[webhooks]]\nurl = \"ftp://x\"\n",
+                "webhooks.url",
+            ),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[[webhooks]]\nurl = \"https://x\"\nsecret = \"s3\"\n",
+                "webhooks.secret",
+            ),
+            ("app = \"a\"\n[repository]\nurl = \"file:///x\"\n[pull]\nwave = 100\n", "pull.wave"),
+            (
+                "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[pull]\nwindows = [\"noon\"]\n",
+                "is no window",
+            ),
             (
                 "app = \"a\"\n[repository]\nurl = \"file:///x\"\n[http.limits]\nheader_bytes = 1\n",
                 "header_bytes",

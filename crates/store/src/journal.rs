@@ -148,6 +148,7 @@ mod tests {
             at: chrono::DateTime::UNIX_EPOCH,
             kind: Kind::Upgrade,
             uid: Some(0),
+            by: None,
             from: None,
             to: Some("1.2.3".parse().unwrap()),
             outcome: Outcome::Done,

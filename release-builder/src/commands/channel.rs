@@ -140,6 +140,7 @@ fn renew(args: &RenewArgs) -> Result<(), Error> {
     let change = ChannelChange {
         lifetime: args.document.lifetime()?,
         min_version: args.document.min_version.clone(),
+        rollout: args.document.rollout(),
         ..ChannelChange::default()
     };
     // The document that is there says of which application it is.

@@ -22,7 +22,8 @@ use std::future::Future;
 use chrono::TimeDelta;
 use clap::{Parser, Subcommand};
 use relmgr_model::Version;
-use relmgr_store::repository::{Options, Repository, RepositoryError};
+use relmgr_model::pull::{Wave, Window};
+use relmgr_store::repository::{Options, Repository, RepositoryError, Waves};
 use relmgr_store::signature::Trust;
 use relmgr_store::storage::S3Options;
 
@@ -117,9 +118,21 @@ struct ChannelArgs {
     /// No node of the channel goes to an older release from now on
     #[arg(long, value_name = "V")]
     min_version: Option<Version>,
+    /// When nodes go that follow the channel by themselves: 5%@0s for five of a hundred at once, 100%@4h for all after
+    /// four hours; repeat it for each wave (default: all at once)
+    #[arg(long = "wave", value_name = "PERCENT%@TIME")]
+    waves: Vec<Wave>,
+    /// Hours in UTC at which they may go, such as "Mon-Fri 02:00-04:00"; repeat it for each (default: always)
+    #[arg(long = "window", value_name = "HOURS")]
+    windows: Vec<Window>,
 }
 
 impl ChannelArgs {
+    fn rollout(&self) -> Option<Waves> {
+        let named = !self.waves.is_empty() || !self.windows.is_empty();
+        named.then(|| Waves { waves: self.waves.clone(), windows: self.windows.clone() })
+    }
+
     fn lifetime(&self) -> Result<Option<TimeDelta>, Error> {
         let lifetime = self.expires.map(|expires| TimeDelta::from_std(expires.into()));
         lifetime.transpose().map_err(|_| Error::Lifetime)

@@ -47,6 +47,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         channel: keys.channel(),
         lifetime: args.document.lifetime()?,
         min_version: args.document.min_version.clone(),
+        rollout: args.document.rollout(),
         going_back: args.going_back,
         ..Publisher::default()
     };

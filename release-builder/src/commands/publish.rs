@@ -68,6 +68,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         lifetime: args.document.lifetime()?,
         delta: !args.no_delta,
         min_version: args.document.min_version.clone(),
+        rollout: args.document.rollout(),
         progress: bar.progress(),
         ..Publisher::default()
     };

@@ -94,7 +94,10 @@ fn whole(entry: &HistoryEntry) -> String {
 }
 
 fn by(entry: &HistoryEntry) -> String {
-    entry.uid.map_or_else(|| "the node".into(), user)
+    match (entry.by, entry.uid) {
+        (Some(agent), _) => agent.name().into(),
+        (None, uid) => uid.map_or_else(|| "the node".into(), user),
+    }
 }
 
 fn row(entry: &HistoryEntry) -> Vec<String> {
@@ -141,6 +144,7 @@ mod tests {
             at: "2026-11-20T19:27:33Z".parse().unwrap(),
             kind: Operation::Upgrade,
             uid: None,
+            by: None,
             from: None,
             to: Some("1.2.3".parse().unwrap()),
             outcome: Outcome::Failed,
@@ -162,6 +166,7 @@ mod tests {
             at: "2026-11-20T19:27:33Z".parse().unwrap(),
             kind: Operation::Upgrade,
             uid: None,
+            by: None,
             from: version("1.2.2"),
             to: version("1.2.3"),
             outcome: Outcome::RolledBack,

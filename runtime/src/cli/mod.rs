@@ -22,6 +22,7 @@ mod history;
 mod internal;
 mod ping;
 mod prune;
+mod pull;
 mod releases;
 mod reload;
 mod remove;
@@ -77,6 +78,7 @@ enum Command {
     Ping(ping::Args),
     Reload(reload::Args),
     Conf(conf::Args),
+    Pull(pull::Args),
     Restart(restart::Args),
     Stop(stop::Args),
     Version(version::Args),
@@ -113,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Ping(args) => wait(ping::main(args, &home)),
         Command::Reload(args) => wait(reload::main(args, &home)),
         Command::Conf(args) => wait(conf::main(args, &home)),
+        Command::Pull(args) => wait(pull::main(args, &home)),
         Command::Restart(args) => wait(restart::main(args, &home)),
         Command::Stop(args) => wait(stop::main(args, &home)),
         Command::Version(args) => wait(version::main(args, &home)),

@@ -67,6 +67,9 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
             }
         }
     }
+    if let Some(pull) = &status.pull {
+        line("pull", &super::pull::line(pull, now));
+    }
     line("listeners", &status.listeners.join(", "));
     if let Some(tls) = &status.tls {
         tls_lines(tls, now, &mut line);
@@ -335,6 +338,7 @@ mod tests {
                 expires: at("2026-11-20T18:00:00Z"),
                 expired: true,
             }),
+            pull: None,
             conf: Some(ConfStatus {
                 hash: "5a2c".repeat(16),
                 loaded_at: at("2026-11-20T19:55:00Z"),

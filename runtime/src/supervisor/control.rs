@@ -16,12 +16,14 @@ use hyper_util::rt::TokioIo;
 use relmgr_model::control::{Fault, OperationRequest};
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::conf;
 use super::handler::{self, OperationError};
 use super::node::{End, Node};
+use super::pull;
 
 /// A request for an operation takes a few hundred bytes.
 const REQUEST_BYTES: usize = 64 * 1024;
@@ -83,6 +85,12 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Respo
             Ok(request) => operate(node, request, uid),
             Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
         },
+        (&Method::POST, "/v1/pull/now") => match pull::now(node) {
+            Ok(lines) => ndjson(lines),
+            Err(fault) => json(StatusCode::CONFLICT, &fault),
+        },
+        (&Method::POST, "/v1/pull/pause") => told(pull::pause(node, uid)),
+        (&Method::POST, "/v1/pull/resume") => told(pull::resume(node, uid)),
         (&Method::POST, "/v1/stop") => {
             tracing::info!(uid, "stop was asked for");
             node.end_for(End::Asked);
@@ -91,7 +99,7 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Respo
         (method, path) => {
             let error = format!("there is no {method} {path}");
             let known = "GET /v1/ping, /v1/status, /v1/releases, /v1/conf/effective, /v1/conf/diff; \
-                         POST /v1/operations, /v1/stop";
+                         POST /v1/operations, /v1/pull/now, /v1/pull/pause, /v1/pull/resume, /v1/stop";
             json(StatusCode::NOT_FOUND, &Fault { error, hint: Some(known.into()) })
         }
     }
@@ -110,9 +118,14 @@ fn operate(node: &Arc<Node>, request: OperationRequest, uid: u32) -> Response<Bo
         Ok(progress) => progress,
         Err(fault) => return json(StatusCode::CONFLICT, &fault),
     };
-    let lines = UnboundedReceiverStream::new(progress).map(|progress| {
-        // Every progress has a JSON form.
-        let mut line = serde_json::to_vec(&progress).unwrap_or_default();
+    ndjson(progress)
+}
+
+/// One value a line, as they come.
+fn ndjson<T: Serialize + Send + Sync + 'static>(values: UnboundedReceiver<T>) -> Response<Body> {
+    let lines = UnboundedReceiverStream::new(values).map(|value| {
+        // Every one of them has a JSON form.
+        let mut line = serde_json::to_vec(&value).unwrap_or_default();
         line.push(b'\n');
         Ok(Frame::data(Bytes::from(line)))
     });

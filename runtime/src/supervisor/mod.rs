@@ -10,8 +10,10 @@
 //!   │    └─ handler   one operation at a time: plan, walk, history
 //!   │         └─ probation   a release that serves and is watched
 //!   ├─ admin     metrics, health and the node's page for who watches
+//!   ├─ pull      the channel, followed by itself
 //!   ├─ pulse     the host's heartbeat, and what it has answered lately
-//!   └─ host_process, preflight, hook   the three kinds of children
+//!   ├─ tell      the operator's commands and webhooks
+//!   └─ host_process, preflight   the two kinds of children of ours
 //! ```
 
 mod admin;
@@ -20,14 +22,15 @@ mod conf;
 mod control;
 mod core_dump;
 mod handler;
-mod hook;
 mod host_process;
 mod last_words;
 mod listeners;
 mod node;
 mod preflight;
+mod pull;
 mod pulse;
 mod relay;
+mod tell;
 mod tls;
 
 use std::fs::File;
@@ -48,9 +51,10 @@ use relmgr_store::storage::S3Options;
 use relmgr_store::tree::ReleaseTree;
 use tokio::signal::unix::{SignalKind, signal};
 
-use handler::OperationError;
+use handler::{By, OperationError, note_for_pull};
 use listeners::{BindError, Listener};
 use node::{End, Node};
+use tell::Webhooks;
 
 /// Locks without minding a panic under the lock: every value behind one is whole at every point.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -151,7 +155,9 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
     // No host has it, so there is none to wait for.
     let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
     let repository = open_repository(&settings).map_err(RunError::Repository)?;
-    let node = Node::new(home, settings, repository, record, listeners, admin);
+    let path = home.settings();
+    let webhooks = Webhooks::start(&settings).map_err(|source| RunError::Settings { path, source })?;
+    let node = Node::new(home, settings, repository, webhooks, record, listeners, admin);
     node.with(|state| state.tls = certificates);
     let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
     let control = control::bind(&node.home.control_socket());
@@ -176,6 +182,10 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
         let node = node.clone();
         async move {
             boot::boot(&node).await;
+            // A node that is to fetch its first release is ready when that serves.
+            let (ready, is_ready) = tokio::sync::oneshot::channel();
+            tokio::spawn(pull::run(node.clone(), ready));
+            let _ = is_ready.await;
             notify(&[sd_notify::NotifyState::Ready]);
         }
     });
@@ -222,6 +232,9 @@ const TAKE_OVER: Duration = Duration::from_secs(6);
 /// An operation that fails since the node stops has two files to write.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// What happened last is told in one try of a server that answers; one that does not holds up no stop.
+const LAST_NOTIFICATIONS: Duration = Duration::from_secs(1);
+
 /// Binds `address`, and waits for a dying host that still has it.
 async fn bind(address: SocketAddr, setting: &'static str) -> Result<Listener, BindError> {
     let deadline = Instant::now() + TAKE_OVER;
@@ -246,6 +259,7 @@ async fn stop(node: &Arc<Node>) {
     }
     // An operation that was under way has lost its host, and says so in the history.
     let _ = tokio::time::timeout(LAST_WORDS, node.operations.lock()).await;
+    node.webhooks.settle(LAST_NOTIFICATIONS).await;
     // Nobody is to wait for a node that is gone.
     let _ = std::fs::remove_file(node.home.control_socket());
 }
@@ -326,7 +340,8 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
     let record = node.with(|state| state.record.clone());
     let Some(operation) = &record.operation else { return Ok(()) };
     let (outcome, error) = operation.resolve(&record);
-    let OperationRecord { kind, from, to, started_at, uid, .. } = operation.clone();
+    let OperationRecord { kind, from, to, started_at, uid, by, .. } = operation.clone();
+    let by = By { uid: by.is_none().then_some(uid), agent: by };
     let words = error.as_deref().unwrap_or("it was committed");
     tracing::warn!(kind = kind.name(), %to, "an operation was interrupted: {words}");
     let now = Utc::now();
@@ -335,7 +350,8 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
     let entry = HistoryEntry {
         at: now,
         kind,
-        uid: Some(uid),
+        uid: by.uid,
+        by: by.agent,
         from,
         to,
         outcome,
@@ -350,6 +366,10 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
         // The log and the operator's hook have it; a history is no reason to serve nobody.
         tracing::error!(%error, "the history is not written");
     }
-    hook::tell(node, entry);
-    node.change_record(|record| record.operation = None)
+    let path = (entry.from.clone(), entry.to.clone());
+    tell::ended(node, &entry, &Default::default());
+    node.change_record(|record| {
+        record.operation = None;
+        note_for_pull(record, by, kind, (path.0.as_ref(), path.1.as_ref()), outcome);
+    })
 }

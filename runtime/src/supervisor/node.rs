@@ -30,7 +30,9 @@ use super::handler::OnProbation;
 use super::host_process::{CallError, HostProcess, SpawnError};
 use super::listeners::Listener;
 use super::lock;
+use super::pull::Pull;
 use super::pulse::Lately;
+use super::tell::Webhooks;
 
 /// The target triple that relmgr itself was built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -53,6 +55,10 @@ pub struct Node {
     pub admin: Option<Listener>,
     /// What is counted for who watches.
     pub metrics: Metrics,
+    /// Following a channel by itself.
+    pub pull: Pull,
+    /// Who is told what happens.
+    pub webhooks: Webhooks,
     /// Held by the operation that is under way.
     pub operations: tokio::sync::Mutex<()>,
     /// Held while a host is brought up with the permanent release, and while another release becomes that one:
@@ -172,6 +178,7 @@ impl Node {
         home: Home,
         settings: Settings,
         repository: Repository,
+        webhooks: Webhooks,
         record: NodeRecord,
         listeners: Vec<Listener>,
         admin: Option<Listener>,
@@ -200,10 +207,12 @@ impl Node {
             stopped: false,
         };
         Arc::new(Self {
+            pull: Pull::new(&home, &settings),
             tree: ReleaseTree::new(home.clone()),
             home,
             settings,
             repository,
+            webhooks,
             machine,
             listeners,
             admin,
@@ -353,6 +362,7 @@ impl Node {
                 last_operation: state.last_operation.clone(),
                 conf: state.conf_status(),
                 channel: self.channel_status(&state.record),
+                pull: super::pull::status(self, &state.record),
             }
         })
     }

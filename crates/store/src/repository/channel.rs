@@ -8,6 +8,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use relmgr_model::Version;
 use relmgr_model::channel::{self as channels, ChannelDocument, MAX_BYTES, MAX_SIGNATURE_BYTES};
+use relmgr_model::pull::{Rollout, Wave, Window};
 
 use super::{Repository, RepositoryError, parse_pointer};
 use crate::digest;
@@ -46,6 +47,24 @@ pub struct ChannelChange {
     pub going_back: bool,
     /// A release that no node may go to any more, with the reason.
     pub yank: Option<(Version, String)>,
+    /// Who goes when; `None`: as it was, for the release that it was for.
+    pub rollout: Option<Waves>,
+}
+
+/// When which nodes go to a release that follow the channel by themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waves {
+    /// Who goes when, from the document's making on; empty: all at once.
+    pub waves: Vec<Wave>,
+    /// Times of a week at which nodes may go; empty: always.
+    pub windows: Vec<Window>,
+}
+
+impl Waves {
+    /// The same from `since` on.
+    pub(super) fn from(&self, since: DateTime<Utc>) -> Rollout {
+        Rollout { since, windows: self.windows.clone(), waves: self.waves.clone() }
+    }
 }
 
 /// A document holds so long where nothing else is said: long enough for a team that rests over the summer, short
@@ -263,6 +282,7 @@ impl Repository {
                 min_version: None,
                 going_back: false,
                 yanked: Default::default(),
+                rollout: None,
             },
             (None, None) => return Err(missing()),
         };
@@ -276,9 +296,16 @@ impl Repository {
                 let (channel, found) = (document_key(name), document.version);
                 return Err(RepositoryError::PointerMoved { channel, found, version: version.clone() });
             }
+            if *version != document.version {
+                // It was made for another release.
+                document.rollout = None;
+            }
             document.going_back = older;
             document.version = version.clone();
             document.manifest_sha256 = manifest_sha256.clone();
+        }
+        if let Some(waves) = &change.rollout {
+            document.rollout = Some(waves.from(document.issued));
         }
         if let Some(min) = &change.min_version {
             document.min_version = Some(min.clone());

@@ -33,7 +33,7 @@ use relmgr_model::channel::{self as channels, ChannelDocument};
 use relmgr_model::manifest::{self, Manifest};
 
 pub use built::BuiltRelease;
-pub use channel::{ChannelChange, ChannelHead};
+pub use channel::{ChannelChange, ChannelHead, Waves};
 pub use error::RepositoryError;
 pub use fetch::{Fetch, VerifiedManifest};
 pub use keep::{Collected, Finding};

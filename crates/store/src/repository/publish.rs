@@ -11,7 +11,7 @@ use relmgr_model::Version;
 use relmgr_model::channel::{self as channels, ChannelDocument, MAX_SIGNATURE_BYTES};
 use relmgr_model::manifest::{Digest, Manifest};
 
-use super::channel::{ChannelChange, LIFETIME};
+use super::channel::{ChannelChange, LIFETIME, Waves};
 use super::{BuiltRelease, Repository, RepositoryError};
 use crate::digest;
 use crate::signature::{self, Signer};
@@ -34,6 +34,8 @@ pub struct Publisher<'a> {
     pub min_version: Option<Version>,
     /// Whether the channel may name an older release than before.
     pub going_back: bool,
+    /// Who goes when of the nodes that follow the channel by themselves.
+    pub rollout: Option<Waves>,
     /// The clock.
     pub now: DateTime<Utc>,
     /// Told of the package's bytes.
@@ -50,6 +52,7 @@ impl Default for Publisher<'_> {
             delta: true,
             min_version: None,
             going_back: false,
+            rollout: None,
             now: Utc::now(),
             progress: unseen(),
         }
@@ -313,6 +316,7 @@ impl Repository {
                     min_version: publisher.min_version.clone(),
                     going_back: publisher.going_back,
                     yank: None,
+                    rollout: publisher.rollout.clone(),
                 };
                 Some(self.change_channel(&manifest.name, name, &change, signer, publisher.now).await?)
             }
@@ -352,6 +356,7 @@ impl Repository {
             min_version: publisher.min_version.clone(),
             going_back: publisher.going_back,
             yanked: Default::default(),
+            rollout: publisher.rollout.as_ref().map(|waves| waves.from(issued)),
         };
         document.to_toml()
     }

@@ -13,6 +13,7 @@ use relmgr_model::counts::{Counts, ENDS};
 use relmgr_model::tls::CertificateStatus;
 
 use super::super::node::Node;
+use super::super::tell::Delivered;
 use super::tally::{BOUNDS, Durations, Operations, ask};
 
 /// The text format's media type.
@@ -38,6 +39,10 @@ pub struct Snapshot {
     pub reloads: u64,
     /// Reloads that were refused.
     pub refused: u64,
+    /// Checks of the channel that ended, by how.
+    pub checks: BTreeMap<&'static str, u64>,
+    /// Notifications by webhook and what became of them.
+    pub webhooks: Delivered,
 }
 
 /// Looks at `node`.
@@ -56,6 +61,8 @@ pub async fn snapshot(node: &Arc<Node>) -> Snapshot {
         operations: node.metrics.operations(),
         reloads,
         refused,
+        checks: node.pull.counts(),
+        webhooks: node.webhooks.counts(),
     }
 }
 
@@ -76,6 +83,17 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     families.extend(of_operations(&snapshot.operations));
     families.extend(of_conf(snapshot));
     families.extend(snapshot.status.tls.iter().flat_map(of_tls));
+    families.extend(of_pull(snapshot));
+    let webhooks = snapshot.webhooks.iter();
+    let webhooks = webhooks.map(|((host, outcome), count)| {
+        counter(&[("webhook", host.as_str()), ("outcome", *outcome)], *count)
+    });
+    families.push(family(
+        "relmgr_webhook_notifications_total",
+        "Notifications by webhook and what became of them",
+        MetricType::COUNTER,
+        webhooks.collect(),
+    ));
     let channel = snapshot.status.channel.iter();
     let expiry =
         channel.map(|channel| gauge(&[("channel", &channel.name)], channel.expires.timestamp() as f64));
@@ -267,6 +285,43 @@ fn of_tls(tls: &TlsStatus) -> Vec<MetricFamily> {
             "1 while a certificate's files, as they are now, are refused",
             MetricType::GAUGE,
             of_each(&|certificate| Some(is(certificate.error.is_some()))),
+        ),
+    ]
+}
+
+fn of_pull(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let Some(pull) = &snapshot.status.pull else { return vec![] };
+    let checks = relmgr_model::pull::Outcome::ALL.iter().map(|outcome| {
+        let count = snapshot.checks.get(outcome.name()).copied().unwrap_or(0);
+        counter(&[("outcome", outcome.name())], count)
+    });
+    let moment = |at: Option<chrono::DateTime<chrono::Utc>>| {
+        at.map(|at| gauge(&[], at.timestamp_millis() as f64 / 1e3)).into_iter().collect()
+    };
+    vec![
+        family(
+            "relmgr_pull_checks_total",
+            "Checks of the channel by how they ended",
+            MetricType::COUNTER,
+            checks.collect(),
+        ),
+        family(
+            "relmgr_pull_last_check_timestamp_seconds",
+            "When the channel was last asked, as a Unix time",
+            MetricType::GAUGE,
+            moment(pull.last.as_ref().map(|last| last.at)),
+        ),
+        family(
+            "relmgr_pull_next_check_timestamp_seconds",
+            "When the channel is asked next, as a Unix time",
+            MetricType::GAUGE,
+            moment(pull.next_check_at),
+        ),
+        family(
+            "relmgr_pull_paused",
+            "1 while an operator has stopped following the channel",
+            MetricType::GAUGE,
+            vec![gauge(&[], is(pull.paused.is_some()))],
         ),
     ]
 }

@@ -3,6 +3,7 @@
 //! The facts are gathered, `relmgr_model::plan` decides, [`walk`] carries out. What comes of it goes to whoever
 //! waits, to the log, to `history.jsonl` and into `status`.
 
+mod asker;
 mod configure;
 mod error;
 mod follow;
@@ -23,15 +24,17 @@ use relmgr_model::record::HistoryEntry;
 use relmgr_store::journal::{self, JournalError};
 use tokio::sync::mpsc;
 
+pub use asker::{Asker, By, note_for_pull};
 pub use configure::configure;
 pub use error::OperationError;
+pub use follow::channel_says;
 pub use install::verify_installed;
 pub use probation::OnProbation;
 pub use switch::{load_request, supersede};
 pub use walk::change_status;
 
-use super::hook;
 use super::node::Node;
+use super::tell;
 use walk::Walk;
 
 /// Where progress goes; nobody may be listening.
@@ -47,11 +50,26 @@ pub fn begin(
     request: OperationRequest,
     uid: u32,
 ) -> Result<mpsc::UnboundedReceiver<Progress>, Fault> {
+    begin_for(node, request, Asker::User(uid))
+}
+
+/// As [`begin`], for whoever asks.
+///
+/// # Errors
+/// As [`begin`].
+pub fn begin_for(
+    node: &Arc<Node>,
+    request: OperationRequest,
+    asker: Asker,
+) -> Result<mpsc::UnboundedReceiver<Progress>, Fault> {
     let (tell, progress) = mpsc::unbounded_channel();
     let node = node.clone();
     let wanted = request.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
     let name = format!("{}{wanted}", request.kind.name());
-    if let Some(probation) = node.with(|state| state.probation.clone()).filter(|on| on.is_ended_by(&request))
+    // What a channel says ends no probation: that is for its verdict, or for people.
+    if let Asker::User(uid) = asker
+        && let Some(probation) =
+            node.with(|state| state.probation.clone()).filter(|on| on.is_ended_by(&request))
     {
         tokio::spawn(async move { probation.end(&node, &request, uid, &tell).await });
         return Ok(progress);
@@ -78,9 +96,16 @@ pub fn begin(
         let guard = node.operations.lock().await;
         // What serves is known when no host is being brought up.
         node.booted().await;
-        let operation = run(&node, &request, uid, &tell).await;
+        let operation = run(&node, &request, &asker, &tell).await;
         // Now it is over: until here a start after a death says what became of it.
-        if let Err(error) = node.change_record(|record| record.operation = None) {
+        let over = node.change_record(|record| {
+            record.operation = None;
+            if !request.dry_run {
+                let path = (operation.from.as_ref(), operation.to.as_ref());
+                note_for_pull(record, asker.by(), operation.kind, path, operation.outcome);
+            }
+        });
+        if let Err(error) = over {
             let error = OperationError::from(error).describe();
             let _ = tell
                 .send(Progress::Warning { text: format!("state.json still names this operation: {error}") });
@@ -104,14 +129,9 @@ fn matters(kind: Kind) -> bool {
     matches!(kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart)
 }
 
-/// Whether the operator's hook is told of it.
-fn is_told(kind: Kind) -> bool {
-    matters(kind) || matches!(kind, Kind::Commit | Kind::Rollback)
-}
-
-async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &Listener) -> Operation {
+async fn run(node: &Arc<Node>, request: &OperationRequest, asker: &Asker, tell: &Listener) -> Operation {
     let begun = Instant::now();
-    let mut walk = Walk::new(node, request, uid, tell);
+    let mut walk = Walk::new(node, request, asker, tell);
     let result = decide_and_do(&mut walk).await;
     let from = walk.from.clone();
     let (outcome, error) = match result {
@@ -140,7 +160,7 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
     }
     if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
         let last_words = std::mem::take(&mut walk.last_words);
-        if let Err(error) = tell_history(node, &operation, Some(uid), ms, last_words) {
+        if let Err(error) = tell_history(node, &operation, asker.by(), ms, last_words) {
             let error = OperationError::from(error).describe();
             let _ = tell.send(Progress::Warning { text: format!("the history does not have this: {error}") });
         }
@@ -148,7 +168,7 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
     operation
 }
 
-/// Writes an operation's line and tells the operator's hook, with the last lines of a host that died of it. A
+/// Writes an operation's line and tells who wants to know, with the last lines of a host that died of it. A
 /// history that cannot be written undoes nothing; the log has it.
 ///
 /// # Errors
@@ -156,15 +176,17 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
 pub fn tell_history(
     node: &Node,
     operation: &Operation,
-    uid: Option<u32>,
+    by: impl Into<By>,
     ms: f64,
     last_words: Vec<String>,
 ) -> Result<(), JournalError> {
     node.metrics.operation(operation.kind, operation.outcome, ms);
+    let by = by.into();
     let entry = HistoryEntry {
         at: Utc::now(),
         kind: operation.kind,
-        uid,
+        uid: by.uid,
+        by: by.agent,
         from: operation.from.clone(),
         to: operation.to.clone(),
         outcome: operation.outcome,
@@ -174,9 +196,7 @@ pub fn tell_history(
         ms,
         steps: operation.steps.clone(),
     };
-    if is_told(operation.kind) {
-        hook::tell(node, entry.clone());
-    }
+    tell::ended(node, &entry, &operation.conf);
     let written = journal::append_history(&node.home, &entry);
     if let Err(error) = &written {
         tracing::error!(%error, "the history is not written");
@@ -216,6 +236,9 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
             });
             if request.dry_run {
                 return Ok(Outcome::Done);
+            }
+            if matters(request.kind) {
+                tell::started(walk.node, request.kind, walk.asker.by(), walk.from.as_ref(), &to);
             }
             walk.carry_out(&to, &steps).await?;
             Ok(Outcome::Done)

@@ -18,7 +18,7 @@ use relmgr_model::status::Event;
 use super::super::host_process::HostProcess;
 use super::super::node::Node;
 use super::probation::{Order, Watch};
-use super::{Begun, Listener, OperationError};
+use super::{Asker, Begun, Listener, OperationError};
 
 /// What was fetched of a release.
 pub(super) enum Fetched {
@@ -45,7 +45,7 @@ impl Fetched {
 pub(super) struct Walk<'a> {
     pub(super) node: &'a Arc<Node>,
     pub(super) request: &'a OperationRequest,
-    uid: u32,
+    pub(super) asker: &'a Asker,
     tell: &'a Listener,
     /// The release that served at its start.
     pub(super) from: Option<Version>,
@@ -91,14 +91,14 @@ impl<'a> Walk<'a> {
     pub(super) fn new(
         node: &'a Arc<Node>,
         request: &'a OperationRequest,
-        uid: u32,
+        asker: &'a Asker,
         tell: &'a Listener,
     ) -> Self {
         let from = node.facts().current;
         Self {
             node,
             request,
-            uid,
+            asker,
             tell,
             from,
             to: request.version.clone(),
@@ -106,7 +106,7 @@ impl<'a> Walk<'a> {
             removed: vec![],
             rolled_back: false,
             manifest: None,
-            pinned: None,
+            pinned: asker.pinned(),
             package: None,
             conf: ConfReport::default(),
             effective: None,
@@ -206,7 +206,8 @@ impl<'a> Walk<'a> {
             from: self.from.clone(),
             to: to.clone(),
             started_at: Utc::now(),
-            uid: self.uid,
+            uid: self.asker.recorded_uid(),
+            by: self.asker.by().agent,
             swapped_at: None,
         };
         Ok(self.node.change_record(|record| record.operation = Some(operation))?)

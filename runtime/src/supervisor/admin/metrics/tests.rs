@@ -7,6 +7,7 @@ use prometheus_parse::Scrape;
 use relmgr_model::conf::{ConfError, ConfStatus};
 use relmgr_model::control::{ChannelStatus, CurrentRelease, GenerationStatus, PrevRelease, TlsStatus};
 use relmgr_model::probation::{CLASSES, Latencies};
+use relmgr_model::pull::{Checked, PullStatus};
 use relmgr_model::tls::CertificateStatus;
 
 use super::super::tally::Metrics;
@@ -84,6 +85,22 @@ pub fn sample() -> Snapshot {
             expires: at("2027-02-18T19:27:33Z"),
             expired: false,
         }),
+        pull: Some(PullStatus {
+            channel: "default".into(),
+            at_boot: true,
+            interval_ms: 300_000,
+            place: 45.4,
+            paused: None,
+            left: None,
+            next_check_at: Some(at("2026-11-20T20:03:10Z")),
+            last: Some(Checked {
+                at: at("2026-11-20T19:58:00Z"),
+                outcome: relmgr_model::pull::Outcome::UpToDate,
+                version: None,
+                reason: None,
+                operation: None,
+            }),
+        }),
     };
     let mut classes = vec![0; CLASSES];
     for micros in [50, 70, 127, 128, 5000, 30_000_000] {
@@ -104,6 +121,8 @@ pub fn sample() -> Snapshot {
         operations: metrics.operations(),
         reloads: 3,
         refused: 1,
+        checks: [("up_to_date", 12), ("unavailable", 1)].into(),
+        webhooks: [(("hooks.example.com".into(), "delivered"), 9)].into(),
     }
 }
 

@@ -1,0 +1,106 @@
+//! Webhooks: for each a queue of its own and a task that empties it in order. A server that hangs holds up what comes
+//! after it in its own queue and nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use relmgr_model::notify::{Event, Notification};
+use relmgr_model::settings::{Settings, SettingsError};
+use tokio::sync::mpsc;
+
+use super::super::lock;
+use super::deliver::{Delivery, Server};
+
+/// So many notifications wait for a server: a day's worth of a node that is upgraded often. What comes beyond is
+/// dropped, counted and logged.
+const QUEUE: usize = 256;
+
+/// The webhooks of a node.
+#[derive(Debug)]
+pub struct Webhooks {
+    servers: Vec<Queue>,
+    counts: Arc<Mutex<Delivered>>,
+}
+
+/// How many notifications came to what, by the server's host.
+pub type Delivered = BTreeMap<(String, &'static str), u64>;
+
+#[derive(Debug)]
+struct Queue {
+    host: String,
+    events: Vec<Event>,
+    waiting: mpsc::Sender<Delivery>,
+}
+
+impl Webhooks {
+    /// The words in which deliveries are counted.
+    pub const OUTCOMES: [&'static str; 3] = ["delivered", "failed", "dropped"];
+
+    /// Those of `settings`; each has its task from here on.
+    ///
+    /// # Errors
+    /// [`SettingsError::Value`] for an address that is none.
+    pub fn start(settings: &Settings) -> Result<Self, SettingsError> {
+        let counts = Arc::new(Mutex::new(Delivered::new()));
+        let mut servers = vec![];
+        for webhook in &settings.webhooks {
+            let server = Server::new(webhook)?;
+            let host = server.host().to_owned();
+            for outcome in Self::OUTCOMES {
+                lock(&counts).insert((host.clone(), outcome), 0);
+            }
+            let (waiting, deliveries) = mpsc::channel(QUEUE);
+            tokio::spawn(empty(server, deliveries, counts.clone()));
+            servers.push(Queue { host, events: webhook.events.clone(), waiting });
+        }
+        Ok(Self { servers, counts })
+    }
+
+    /// Tells all that want to know, and does not wait.
+    pub fn tell(&self, notification: &Notification) {
+        for server in &self.servers {
+            if !server.events.is_empty() && !server.events.contains(&notification.event) {
+                continue;
+            }
+            if server.waiting.try_send(Delivery::new(notification)).is_err() {
+                tracing::error!(webhook = server.host, "{QUEUE} notifications wait: this one is dropped");
+                count(&self.counts, &server.host, "dropped");
+            }
+        }
+    }
+
+    /// Waits until nothing waits any more, or `patience` is over.
+    pub async fn settle(&self, patience: Duration) {
+        let settled = async {
+            for server in &self.servers {
+                // All places of the queue are free when the last delivery of it is over.
+                let _ = server.waiting.reserve_many(QUEUE).await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, settled).await;
+    }
+
+    /// How many notifications came to what.
+    pub fn counts(&self) -> Delivered {
+        lock(&self.counts).clone()
+    }
+}
+
+async fn empty(server: Server, mut deliveries: mpsc::Receiver<Delivery>, counts: Arc<Mutex<Delivered>>) {
+    while let Some(delivery) = deliveries.recv().await {
+        let outcome = match server.deliver(&delivery).await {
+            Ok(()) => "delivered",
+            Err(error) => {
+                let (event, id) = (delivery.event.name(), &delivery.id);
+                tracing::error!(webhook = server.host(), event, id, "it is not told: {error}");
+                "failed"
+            }
+        };
+        count(&counts, server.host(), outcome);
+    }
+}
+
+fn count(counts: &Mutex<Delivered>, host: &str, outcome: &'static str) {
+    *lock(counts).entry((host.to_owned(), outcome)).or_default() += 1;
+}

@@ -1,0 +1,261 @@
+//! Those who are told what happens: webhooks that answer, hang and fail, and commands that misbehave.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use relmgr_store::digest;
+use relmgr_testkit::kit::{Node, Release, release, wait_for};
+use serde_json::Value;
+
+const SECRET: &str = "hunter4-hunter4";
+
+/// How a request is answered.
+#[derive(Clone, Copy, PartialEq)]
+enum Reply {
+    Status(u16),
+    /// Not at all, as long as the client waits.
+    Never,
+}
+
+/// A notification as it came.
+#[derive(Clone, Debug)]
+struct Heard {
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Heard {
+    fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
+        found.map_or("", |(_, value)| value)
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// A server that is told: the first requests are answered by `script`, the others with 204.
+struct Receiver {
+    address: SocketAddr,
+    heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+impl Receiver {
+    fn start(script: &[Reply]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let heard = Arc::new(Mutex::new(vec![]));
+        let (script, told) = (script.to_vec(), heard.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (Ok(stream), told) = (stream, told.clone()) else { return };
+                let at = told.lock().unwrap().len();
+                let reply = script.get(at).copied().unwrap_or(Reply::Status(204));
+                // Heard before the next one is accepted: the order is theirs.
+                let Some(stream) = hear(stream, &told) else { continue };
+                std::thread::spawn(move || answer(stream, reply));
+            }
+        });
+        Self { address, heard }
+    }
+
+    fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    /// The words of the first `count` events, once so many have come.
+    fn events(&self, count: usize) -> Vec<String> {
+        let heard = wait_for(&format!("{count} notifications"), || {
+            let heard = self.heard();
+            (heard.len() >= count).then_some(heard)
+        });
+        heard.iter().map(|heard| heard.json()["event"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn hear(stream: TcpStream, told: &Mutex<Vec<Heard>>) -> Option<TcpStream> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut headers = vec![];
+    let mut line = String::new();
+    while reader.read_line(&mut line).ok()? > 2 {
+        if let Some((name, value)) = line.trim_end().split_once(": ") {
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+        line.clear();
+    }
+    let mut heard = Heard { headers, body: vec![] };
+    let length = heard.header("content-length").parse().ok()?;
+    heard.body.resize(length, 0);
+    reader.read_exact(&mut heard.body).ok()?;
+    told.lock().unwrap().push(heard);
+    Some(stream)
+}
+
+fn answer(mut stream: TcpStream, reply: Reply) {
+    match reply {
+        Reply::Status(status) => {
+            let _ =
+                write!(stream, "HTTP/1.1 {status} Reply\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+        // Until the client goes away.
+        Reply::Never => drop(stream.read(&mut [0])),
+    }
+}
+
+/// HMAC-SHA256 after RFC 2104, of what the store has for digests.
+fn hmac(key: &str, message: &[u8]) -> String {
+    let pad = |byte: u8| -> Vec<u8> {
+        (0..64).map(|at| key.as_bytes().get(at).copied().unwrap_or(0) ^ byte).collect()
+    };
+    let inner = digest::of_bytes(&[pad(0x36), message.to_vec()].concat()).sha256;
+    let inner: Vec<u8> =
+        (0..64).step_by(2).map(|at| u8::from_str_radix(&inner[at..at + 2], 16).unwrap()).collect();
+    digest::of_bytes(&[pad(0x5c), inner].concat()).sha256
+}
+
+fn releases() -> (Release, Release) {
+    (release("faulty", "", "1.0.0"), release("faulty", "second", "1.0.1"))
+}
+
+/// A node that tells `receiver`; `more` goes into its `[[webhooks]]`.
+fn node(app: &str, receiver: &Receiver, more: &str, published: &[&Release]) -> Node {
+    let webhook = format!("[[webhooks]]\nurl = \"http://{}/T0K3N/path\"\n{more}\n", receiver.address);
+    let mut node = Node::new(app, &webhook);
+    for release in published {
+        node.publish(release);
+    }
+    node.start_with(&[("RELMGR_TEST_SECRET", SECRET)]);
+    node
+}
+
+#[test]
+fn a_webhook_is_told_once_of_each_event_signed_and_in_order() {
+    let ((one, two), broken) = (releases(), release("faulty", "start-fails", "1.0.2"));
+    let receiver = Receiver::start(&[]);
+    let node = node("relmgr-faulty", &receiver, "secret = \"${RELMGR_TEST_SECRET}\"", &[&one, &two, &broken]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    node.relmgr(&["upgrade", "1.0.1"]).ok();
+    node.relmgr(&["upgrade", "1.0.2"]).failed(1, &["1.0.2"]);
+    // Nothing to be told of.
+    node.relmgr(&["upgrade", "1.0.1"]).ok();
+    node.relmgr(&["check", "1.0.1"]).ok();
+    node.relmgr(&["downgrade"]).ok();
+    let expected =
+        ["started", "committed", "started", "committed", "started", "failed", "started", "committed"];
+    assert_eq!(receiver.events(8), expected, "what changes nothing is not told");
+    let heard = receiver.heard();
+    let ids: std::collections::BTreeSet<_> =
+        heard.iter().map(|heard| heard.header("relmgr-delivery")).collect();
+    assert_eq!(ids.len(), heard.len());
+    for heard in &heard {
+        let message = [heard.header("relmgr-timestamp").as_bytes(), b".", &heard.body].concat();
+        assert_eq!(heard.header("relmgr-signature"), format!("v1={}", hmac(SECRET, &message)));
+        assert_eq!(heard.header("relmgr-attempt"), "1");
+    }
+    let failed = heard[5].json();
+    assert_eq!((&failed["app"], &failed["from"]), (&"relmgr-faulty".into(), &"1.0.1".into()));
+    assert_eq!((&failed["kind"], &failed["to"]), (&"upgrade".into(), &"1.0.2".into()));
+    assert!(failed["error"].as_str().is_some_and(|error| !error.is_empty()), "{failed}");
+    // Neither the secret nor the address's path goes anywhere.
+    let history = std::fs::read_to_string(node.home().join("history.jsonl")).unwrap();
+    let status = node.relmgr(&["status", "--json"]).ok().stdout;
+    for text in [node.log(), history, status] {
+        assert!(!text.contains(SECRET) && !text.contains("T0K3N"), "{text}");
+    }
+}
+
+#[test]
+fn a_webhook_that_hangs_and_fails_is_told_again_and_holds_up_no_upgrade() {
+    let (one, two) = releases();
+    let receiver = Receiver::start(&[Reply::Never, Reply::Status(503)]);
+    let node = node("relmgr-faulty", &receiver, "timeout = \"300ms\"", &[&one, &two]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    node.relmgr(&["upgrade", "1.0.1"]).ok();
+    assert_eq!(node.current().as_deref(), Some("1.0.1"));
+    // The first one is tried three times, and what comes after it keeps its place.
+    let expected = ["started", "started", "started", "committed", "started", "committed"];
+    assert_eq!(receiver.events(6), expected);
+    let heard = receiver.heard();
+    let tries: Vec<_> = heard[..3].iter().map(|heard| heard.header("relmgr-attempt")).collect();
+    assert_eq!(tries, ["1", "2", "3"]);
+    assert!(
+        heard[..3].iter().all(|try_| try_.header("relmgr-delivery") == heard[0].header("relmgr-delivery"))
+    );
+    assert_eq!(heard[3].header("relmgr-signature"), "", "there is no secret to sign with");
+}
+
+#[test]
+fn a_webhook_that_refuses_is_not_asked_again_and_a_secret_that_is_missing_is_said() {
+    let (one, _) = releases();
+    let refuses = Receiver::start(&[Reply::Status(404)]);
+    let node = node("relmgr-faulty", &refuses, "events = [\"committed\", \"failed\"]", &[&one]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    wait_for("the refusal is logged", || node.log().contains("404").then_some(()));
+    node.relmgr(&["upgrade", "9.9.9"]).failed(1, &["9.9.9"]);
+    assert_eq!(refuses.events(2), ["committed", "failed"]);
+    let silent = Receiver::start(&[]);
+    let unset = self::node("relmgr-faulty", &silent, "secret = \"${RELMGR_TEST_UNSET}\"", &[&one]);
+    unset.relmgr(&["upgrade", "1.0.0"]).ok();
+    wait_for("the secret is missed", || unset.log().contains("RELMGR_TEST_UNSET} is not set").then_some(()));
+    assert!(silent.heard().is_empty(), "nothing goes out unsigned that is to be signed");
+}
+
+/// Replaces app.conf as editors do.
+fn write(node: &Node, text: &str) {
+    let temporary = node.home().join(".app.conf.tmp");
+    std::fs::write(&temporary, text).unwrap();
+    std::fs::rename(temporary, node.home().join("app.conf")).unwrap();
+}
+
+#[test]
+fn changed_keys_are_told_and_no_values() {
+    let receiver = Receiver::start(&[]);
+    let mut node = Node::new(
+        "relmgr-live",
+        &format!(
+            "[[webhooks]]\nurl = \"http://{}/\"\nevents = [\"conf_changed\", \"conf_refused\"]\n",
+            receiver.address
+        ),
+    );
+    node.publish(&release("live", "", "1.0.0"));
+    let conf = "Endpoint.url.host = \"example.com\"\nEndpoint.secret_key_base = \"hunter3-hunter3\"\n\
+                Repo.username = \"dbuser\"\nRepo.password = \"hunter2-hunter2\"\nRepo.database = \"exampledb\"\n\
+                Repo.hostname = \"database-host.com\"\nRepo.pool_size = 20\n";
+    write(&node, conf);
+    node.start();
+    node.relmgr(&["upgrade"]).ok();
+    write(&node, &conf.replace("pool_size = 20", "pool_size = 21"));
+    assert_eq!(receiver.events(1), ["conf_changed"]);
+    write(&node, &conf.replace("pool_size = 20", "pool_size = many"));
+    assert_eq!(receiver.events(2)[1], "conf_refused");
+    let heard = receiver.heard();
+    assert_eq!(heard[0].json()["conf"]["changed"], serde_json::json!(["Repo.pool_size"]));
+    for heard in heard {
+        let text = String::from_utf8(heard.body).unwrap();
+        assert!(!text.contains("hunter"), "{text}");
+    }
+}
+
+#[test]
+fn a_command_that_fails_and_floods_its_output_fills_nothing() {
+    let (one, _) = releases();
+    let place = tempfile::tempdir().unwrap();
+    let told = place.path().join("told");
+    let script = format!(
+        "cat >> {}; head -c 20000000 /dev/zero | tr '\\\\0' x >&2; echo the end of it >&2; exit 7",
+        told.display()
+    );
+    let hooks = format!("[hooks]\nevent = [\"/bin/sh\", \"-c\", \"{script}\"]\nevents = [\"committed\"]\n");
+    let node = Node::serving("relmgr-faulty", &hooks, &[&one]);
+    wait_for("the command's end is logged", || {
+        node.log().contains("hooks.event ended with exit code 7").then_some(())
+    });
+    let log = node.log();
+    assert!(log.contains("the end of it") && log.len() < 100_000, "{} bytes", log.len());
+    let line: Value = serde_json::from_str(&std::fs::read_to_string(&told).unwrap()).unwrap();
+    assert_eq!((&line["event"], &line["to"]), (&"committed".into(), &"1.0.0".into()));
+    node.relmgr(&["restart"]).ok();
+    assert_eq!(std::fs::read_to_string(&told).unwrap().lines().count(), 1, "only what was asked for");
+}
