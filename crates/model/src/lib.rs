@@ -18,6 +18,7 @@
 //! | [`children`] | the part of it that is about the application's background children |
 //! | [`host`] | what the supervisor and the host say to each other |
 //! | [`settings`] | `relmgr.toml` |
+//! | [`state`] | whether in-memory state can go from one release to another |
 //! | [`home`] | where things lie in a node's home directory |
 
 pub mod channel;
@@ -32,6 +33,7 @@ pub mod plan;
 pub mod probation;
 pub mod record;
 pub mod settings;
+pub mod state;
 pub mod status;
 pub mod version;
 
