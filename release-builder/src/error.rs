@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use relmgr_model::Version;
+use relmgr_model::state::NoWay;
 use relmgr_store::package::PackageError;
 use relmgr_store::repository::RepositoryError;
 
@@ -103,6 +104,8 @@ pub(crate) enum Error {
     Describe { library: PathBuf, reason: String },
     #[error("{} and the settings type disagree:\n  {}", path.display(), differences.join("\n  "))]
     SchemasDisagree { path: PathBuf, differences: Vec<String> },
+    #[error("its state cannot be told from that of {shipped}, which nodes run now: {no_way}")]
+    StateShape { shipped: Version, no_way: NoWay },
     #[error("`{name}` is no release: {reason}")]
     NoRelease { name: String, reason: &'static str },
     #[error("{} does not fit {release}", file.display())]
@@ -212,6 +215,11 @@ impl Error {
             }
             Self::SchemasDisagree { .. } => {
                 "remove the file: the settings type gives the schema (`cargo relmgr conf schema` shows it)".into()
+            }
+            Self::StateShape { .. } => {
+                "a state that changed its form needs another #[state(version = …)]; keep the form that was shipped as \
+                 a type of its own, and say in `code_change` how one becomes the other"
+                    .into()
             }
             Self::NoRelease { .. } => {
                 "name a crate's directory, an output directory of `cargo relmgr release`, a release's own directory, \

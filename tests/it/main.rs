@@ -20,6 +20,7 @@ mod pull;
 mod random;
 mod repository;
 mod retire;
+mod state;
 mod supervisor;
 mod tls;
 mod webhooks;

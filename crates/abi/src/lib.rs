@@ -16,6 +16,7 @@
 //! | [`waker`] | how the one who waits is woken |
 //! | [`buffer`] | bytes without a copy |
 //! | [`fields`] | header and trailer fields as bytes |
+//! | [`state`] | what is said of in-memory state that goes from one generation to the next |
 //! | [`library`] | for tools: what a built library says of itself |
 //!
 //! # What each side upholds
@@ -38,6 +39,7 @@ pub mod future;
 pub mod head;
 pub mod library;
 pub mod root;
+pub mod state;
 pub mod waker;
 
 /// For the export macro of `relmgr-app`.

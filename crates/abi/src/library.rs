@@ -8,13 +8,23 @@ use std::path::Path;
 use abi_stable::library::RawLibrary;
 
 use crate::entry::{ENTRY_SYMBOL, Entry};
+use crate::state::Schema;
 
-/// The schema of the settings of the application at `path`, as the text of a `conf/schema.toml`; `None`: it is
-/// written by hand, or the library is of a contract that did not know of it. The library stays open.
+/// What a library says of itself to the release builder.
+#[derive(Debug)]
+pub struct Said {
+    /// The schema of its settings, as the text of a `conf/schema.toml`; `None`: it is written by hand, or the library
+    /// is of a contract that did not know of it.
+    pub schema: Option<String>,
+    /// The form of its state; `None`: it keeps none.
+    pub state: Option<Schema>,
+}
+
+/// Asks the library of the application at `path`, which stays open.
 ///
 /// # Errors
 /// The dynamic linker's, a library that is no application of this contract, what the application says.
-pub fn schema(path: &Path) -> Result<Option<String>, String> {
+pub fn ask(path: &Path) -> Result<Said, String> {
     let library = RawLibrary::load_at(path).map_err(|error| error.to_string())?;
     // What it gives may point into it.
     let library: &'static RawLibrary = Box::leak(Box::new(library));
@@ -26,11 +36,15 @@ pub fn schema(path: &Path) -> Result<Option<String>, String> {
     let entry = unsafe { &*entry };
     entry.check()?;
     // The header says that both sides mean the same by what follows.
-    match entry.root.schema() {
-        None => Ok(None),
-        Some(schema) => match schema().into_result() {
-            Ok(text) => Ok(text.into_option().map(String::from)),
-            Err(fault) => Err(fault.into()),
-        },
-    }
+    let schema = match entry.root.schema().map(|schema| schema().into_result()) {
+        None => None,
+        Some(Ok(text)) => text.into_option().map(String::from),
+        Some(Err(fault)) => return Err(fault.into()),
+    };
+    let state = match entry.root.state() {
+        None => None,
+        Some(state) => serde_json::from_slice(&state())
+            .map_err(|error| format!("what it says of its state is in no form that is known: {error}"))?,
+    };
+    Ok(Said { schema, state })
 }

@@ -24,6 +24,13 @@ pub struct AppRoot {
     pub describe: extern "C" fn() -> Description,
     /// Which settings it has, for the release builder. Since contract 1.1.
     pub schema: extern "C" fn() -> SchemaText,
+    /// The form of its state: a [`Schema`](crate::state::Schema) as JSON; `null`: it keeps none. Since contract 1.3;
+    /// where it is missing, it keeps none.
+    pub state: extern "C" fn() -> RVec<u8>,
+    /// Reads a state of this schema version and changes it into the library's own form, without an instance: a
+    /// [`Trial`](crate::state::Trial) as JSON. For the preflight. Since contract 1.3; where it is missing, it takes
+    /// over none.
+    pub code_change: extern "C" fn(u32, FfiBody) -> FfiFuture<RResult<RVec<u8>, RString>>,
 }
 
 /// The text of a `conf/schema.toml`; none: it is written by hand. Or what of the settings' type no schema can say.
@@ -108,6 +115,16 @@ pub struct InstanceFunctions {
     /// As `suspend`, within so many milliseconds: children that have not ended by then are dropped where they stand.
     /// Since contract 1.2; where it is missing, `suspend` waits for each child as long as that may take.
     pub suspend_within: unsafe extern "C" fn(*const (), u64) -> FfiFuture<()>,
+    /// Suspends the holder of the state and gives the state in the form of this schema version, as a body that
+    /// streams. The instance keeps the state itself until `state_back` or `state_in`. No request may be running.
+    /// Since contract 1.3; where it is missing, there is no state.
+    pub state_out: unsafe extern "C" fn(*const (), u32) -> FfiFuture<RResult<FfiBody, RString>>,
+    /// Takes over a state of this schema version. Dropping the future gives up. Since contract 1.3; where it is
+    /// missing, there is no state.
+    pub state_in: unsafe extern "C" fn(*const (), u32, FfiBody) -> FfiFuture<RResult<(), RString>>,
+    /// What `state_out` gave was not taken: goes on with the state that the instance kept. Since contract 1.3; where
+    /// it is missing, there is no state.
+    pub state_back: unsafe extern "C" fn(*const ()) -> FfiFuture<RResult<(), RString>>,
 }
 
 /// The host's functions for an application. The host is never unmapped.

@@ -91,3 +91,31 @@ fn what_serde_alone_cares_for_is_left_to_it() {
         assert!(expanded.contains(name), "{name}: {expanded}");
     }
 }
+
+#[test]
+fn wrong_uses_in_a_state_are_told() {
+    let refused = |code: &str| {
+        let input: DeriveInput = syn::parse_str(code).unwrap();
+        match crate::state::state(&input) {
+            Ok(expanded) => panic!("{code} was taken: {expanded}"),
+            Err(error) => error.to_string(),
+        }
+    };
+    for (code, words) in [
+        ("struct S { a: u8 }", "#[state(version = 1)]"),
+        ("#[state(versoin = 1)] struct S { a: u8 }", "there is `version = 1`"),
+        ("#[state(version = 1)] struct S<T> { a: T }", "a state has no parameters"),
+        ("#[state(version = 1)] union S { a: u8 }", "a union cannot be written"),
+        ("#[state(version = 1)] struct S { #[state(opaqe)] a: u8 }", "there is `opaque`"),
+        ("#[state(version = 1)] struct S { #[serde(flatten)] a: T }", "serde's `flatten`"),
+        ("#[state(version = 1)] #[serde(untagged)] enum S { A }", "serde's `untagged`"),
+        ("#[state(version = 1)] #[serde(tag = \"t\", content = \"c\")] enum S { A }", "serde's `tag`"),
+        (
+            "#[state(version = 1)] struct S { #[serde(default, skip_serializing_if = \"f\")] a: u8 }",
+            "serde's `skip_serializing_if`",
+        ),
+    ] {
+        let told = refused(code);
+        assert!(told.contains(words), "{code}: {told}");
+    }
+}

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::conf::NotTaken;
 use crate::response::describe;
+use crate::state::{Kept, Kind};
 use crate::within::{self, Within};
 use crate::{Application, Context, Error, HttpService, children, log, request, response};
 
@@ -33,11 +34,12 @@ pub(crate) struct Instance<A: Application> {
     running: Arc<OnceLock<Running<A>>>,
     started: watch::Receiver<Option<Result<(), String>>>,
     children: Mutex<Option<children::Running>>,
+    kept: Arc<Kept>,
 }
 
 /// An application that has started.
-struct Running<A: Application> {
-    app: A,
+pub struct Running<A: Application> {
+    pub(crate) app: A,
     router: A::Router,
 }
 
@@ -83,9 +85,20 @@ fn new_runtime(version: &str) -> Result<Runtime, String> {
 }
 
 /// The end of a task of the application's, a panic in words.
-async fn outcome<T>(task: JoinHandle<Result<T, Error>>, what: &str) -> Result<T, String> {
+pub(crate) async fn outcome<T>(task: JoinHandle<Result<T, Error>>, what: &str) -> Result<T, String> {
     match task.await {
         Ok(result) => result.map_err(|error| describe(error.as_ref())),
+        Err(error) => Err(match error.try_into_panic() {
+            Ok(payload) => format!("{what} panicked: {}", panic_message(payload)),
+            Err(_) => format!("{what} was cancelled"),
+        }),
+    }
+}
+
+/// The end of a task that has its own words for what went wrong.
+async fn words<T>(task: JoinHandle<Result<T, String>>, what: &str) -> Result<T, String> {
+    match task.await {
+        Ok(result) => result,
         Err(error) => Err(match error.try_into_panic() {
             Ok(payload) => format!("{what} panicked: {}", panic_message(payload)),
             Err(_) => format!("{what} was cancelled"),
@@ -121,7 +134,14 @@ impl<A: Application> Instance<A> {
             };
             finished.send_replace(Some(begin.await));
         });
-        Ok(Self { id: within::next_id(), runtime, running, started, children: Mutex::new(None) })
+        Ok(Self {
+            id: within::next_id(),
+            runtime,
+            running,
+            started,
+            children: Mutex::new(None),
+            kept: Arc::default(),
+        })
     }
 
     async fn wait_started(mut started: watch::Receiver<Option<Result<(), String>>>) -> Told {
@@ -163,10 +183,14 @@ impl<A: Application> Instance<A> {
     }
 
     fn destroy(self, patience: Duration) {
-        let Self { runtime, running, .. } = self;
+        let Self { runtime, running, kept, .. } = self;
         let entered = runtime.enter();
         // Futures that held the application are over by now; should one be left, it frees it later.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(running))) {
+        let end = || {
+            kept.forget();
+            drop(running);
+        };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(end)) {
             log::send(
                 1,
                 "relmgr_app",
@@ -282,20 +306,43 @@ pub(crate) extern "C" fn check<A: Application>(args: StartArgs) -> FfiFuture<Tol
     })
 }
 
-pub(crate) extern "C" fn start<A: Application>(args: StartArgs) -> RResult<FfiInstance, RString> {
+/// Tries a code change on a state, without an instance.
+pub(crate) extern "C" fn code_change<A: Application, K: Kind<A>>(
+    schema: u32,
+    body: FfiBody,
+) -> FfiFuture<RResult<RVec<u8>, RString>> {
+    let begun = new_runtime("trial").map(|runtime| {
+        let task = runtime.spawn(K::trial(schema, body));
+        (runtime, task)
+    });
+    FfiFuture::new(async move {
+        let tried = match begun {
+            Err(error) => Err(error),
+            Ok((runtime, task)) => {
+                let result = words(task, "code_change").await;
+                runtime.shutdown_background();
+                result
+            }
+        };
+        // Every outcome has a JSON form.
+        tried.map(|trial| serde_json::to_vec(&trial).unwrap_or_default().into()).map_err(RString::from).into()
+    })
+}
+
+pub(crate) extern "C" fn start<A: Application, K: Kind<A>>(args: StartArgs) -> RResult<FfiInstance, RString> {
     let made = catch_unwind(AssertUnwindSafe(|| Instance::<A>::start(&args)));
     match made.unwrap_or_else(|payload| Err(panic_message(payload))) {
         Ok(made) => RResult::ROk(FfiInstance {
             data: Box::into_raw(Box::new(made)).cast_const().cast(),
-            functions: functions::<A>(),
+            functions: functions::<A, K>(),
         }),
         Err(error) => RResult::RErr(error.into()),
     }
 }
 
 /// The table of an application's functions.
-const fn functions<A: Application>() -> InstanceFunctionsRef {
-    crate::export::Tables::<A>::FUNCTIONS
+const fn functions<A: Application, K: Kind<A>>() -> InstanceFunctionsRef {
+    crate::export::Tables::<A, K>::FUNCTIONS
 }
 
 pub(crate) unsafe extern "C" fn ffi_started<A: Application>(data: *const ()) -> FfiFuture<Told> {
@@ -396,6 +443,42 @@ pub(crate) unsafe extern "C" fn ffi_conf_change<A: Application>(
         drop(given_up);
         result.map_err(RString::from).into()
     })
+}
+
+pub(crate) unsafe extern "C" fn ffi_state_out<A: Application, K: Kind<A>>(
+    data: *const (),
+    schema: u32,
+) -> FfiFuture<RResult<FfiBody, RString>> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    // Not ended when nobody waits any more: a holder that was told to give its state gets it back by itself then.
+    let task = instance.runtime.spawn(K::give(instance.running.clone(), instance.kept.clone(), schema));
+    FfiFuture::new(async move { words(task, "suspend").await.map_err(RString::from).into() })
+}
+
+pub(crate) unsafe extern "C" fn ffi_state_in<A: Application, K: Kind<A>>(
+    data: *const (),
+    schema: u32,
+    body: FfiBody,
+) -> FfiFuture<Told> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let task = instance.runtime.spawn(K::take(instance.running.clone(), instance.kept.clone(), schema, body));
+    let given_up = EndOnDrop(task.abort_handle());
+    FfiFuture::new(async move {
+        let result = words(task, "resume").await;
+        drop(given_up);
+        told(result)
+    })
+}
+
+pub(crate) unsafe extern "C" fn ffi_state_back<A: Application, K: Kind<A>>(
+    data: *const (),
+) -> FfiFuture<Told> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let task = instance.runtime.spawn(K::back(instance.running.clone(), instance.kept.clone()));
+    FfiFuture::new(async move { told(words(task, "resume").await) })
 }
 
 pub(crate) unsafe extern "C" fn ffi_stop<A: Application>(data: *const ()) -> FfiFuture<()> {

@@ -51,6 +51,7 @@ mod log;
 mod request;
 mod response;
 pub mod settings;
+pub mod state;
 mod within;
 
 use std::future::Future;

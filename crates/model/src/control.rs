@@ -123,6 +123,9 @@ pub struct OperationRequest {
     /// Commit at once.
     #[serde(default)]
     pub no_probation: bool,
+    /// Leave the in-memory state behind, where the release keeps any.
+    #[serde(default)]
+    pub lose_state: bool,
     /// How many releases `prune` keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<usize>,
@@ -138,6 +141,7 @@ impl OperationRequest {
             retry: false,
             dry_run: false,
             no_probation: false,
+            lose_state: false,
             keep: None,
         }
     }

@@ -54,14 +54,22 @@ pub enum Command {
         generation: u64,
         /// The children of the one that makes way may take so long to end.
         patience_ms: u64,
+        /// How the state of the one that makes way is handed over; absent: it is not. One that fails is answered by
+        /// [`Answer::NotSwapped`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code_change: Option<CodeChange>,
     },
     /// Make a generation current that was so before: traffic first, since the one that serves may be of no use,
-    /// then the children. Answered by [`Answer::Done`].
+    /// then the children. Answered by [`Answer::Done`]; with a code change, which comes before the traffic, by
+    /// [`Answer::SwappedBack`].
     SwapBack {
         /// The one that is idle.
         generation: u64,
         /// The children of the one that makes way may take so long to end.
         patience_ms: u64,
+        /// How the state is handed back; absent: the generation goes on with what it had, if it handed over any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code_change: Option<CodeChange>,
     },
     /// End the background children of the generation that serves, which goes on answering: another host is about to
     /// take over. Answered by [`Answer::Done`].
@@ -69,8 +77,28 @@ pub enum Command {
         /// They may take so long to end.
         patience_ms: u64,
     },
-    /// The other host did not take over: start them again. Answered by [`Answer::Done`].
+    /// The other host did not take over: start them again, with the state that was lent. Answered by
+    /// [`Answer::Done`].
     Resume,
+    /// As [`Command::Suspend`], and write the state of the generation that serves where another process can read it.
+    /// Requests wait until [`Command::Resume`]. Answered by [`Answer::Lent`].
+    LendState {
+        /// The children may take so long to end.
+        patience_ms: u64,
+        /// In which form, and how long requests may wait.
+        code_change: CodeChange,
+    },
+    /// Give a candidate the state that another host has lent. Answered by [`Answer::Done`].
+    TakeState {
+        /// The candidate.
+        generation: u64,
+        /// Where it was written.
+        path: PathBuf,
+        /// In which form, and how long it may take.
+        code_change: CodeChange,
+    },
+    /// Nobody reads what was lent any more. Answered by [`Answer::Done`].
+    ForgetState,
     /// Begin to accept connections; until then they wait in the backlog. Answered by [`Answer::Done`].
     Accept,
     /// The current generation's release is permanent from now on: the version endpoint says so. Answered by
@@ -107,6 +135,32 @@ pub enum Command {
         /// Requests may take so long.
         drain_ms: u64,
     },
+}
+
+/// A state is handed over from one generation to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeChange {
+    /// The schema version in which it crosses: that of the older form.
+    pub schema: u32,
+    /// Requests may wait so long.
+    pub quiesce_ms: u64,
+    /// A larger one is refused.
+    pub max_bytes: u64,
+}
+
+/// What a code change came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CodeChanged {
+    /// Bytes that crossed.
+    pub bytes: u64,
+    /// From the moment from which requests waited until they went on, in milliseconds.
+    pub held_ms: f64,
+    /// Of it, until the last request before was over.
+    pub quiet_ms: f64,
+    /// Requests that waited.
+    pub waited: u64,
+    /// Requests that were refused, since too many waited.
+    pub refused: u64,
 }
 
 /// What a host needs to know before it serves.
@@ -206,6 +260,30 @@ pub enum Answer {
     Swapped {
         /// The generation that served before.
         previous: Option<u64>,
+        /// What the code change came to, where there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code_change: Option<CodeChanged>,
+    },
+    /// The code change failed: the generation that served goes on with its own state.
+    NotSwapped {
+        /// Why.
+        reason: String,
+        /// Whether the candidate is to blame.
+        blames_candidate: bool,
+    },
+    /// The generation that served before serves again.
+    SwappedBack {
+        /// What the code change came to; absent: it failed.
+        code_change: Option<CodeChanged>,
+        /// Why the state was not handed back; the generation goes on with what it handed over when it made way.
+        lost: Option<String>,
+    },
+    /// The state can be read.
+    Lent {
+        /// Where, for processes of the same user, until the host ends or is told to forget it.
+        path: PathBuf,
+        /// Its bytes.
+        bytes: u64,
     },
     /// The application has been told.
     ConfChanged {

@@ -20,6 +20,7 @@
 //! | [`notify`] | what the operator's commands and webhooks are told |
 //! | [`host`] | what the supervisor and the host say to each other |
 //! | [`settings`] | `relmgr.toml` |
+//! | [`state`] | whether in-memory state can go from one release to another |
 //! | [`home`] | where things lie in a node's home directory |
 
 pub mod channel;
@@ -36,6 +37,7 @@ pub mod probation;
 pub mod pull;
 pub mod record;
 pub mod settings;
+pub mod state;
 pub mod status;
 pub mod tls;
 pub mod version;

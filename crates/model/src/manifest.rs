@@ -147,9 +147,21 @@ pub struct StateSchema {
     pub version: u32,
     /// Hash of the state type's shape, hexadecimal.
     pub shape: String,
-    /// Older schema versions that this release can take over from and hand back to.
+    /// Older forms that this release can take over from, and hand back to; newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub from: Vec<u32>,
+    pub older: Vec<OlderSchema>,
+}
+
+/// An older form of the state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OlderSchema {
+    /// Its schema version.
+    pub version: u32,
+    /// Hash of its shape, hexadecimal.
+    pub shape: String,
+    /// Whether the state can also be handed back in this form.
+    pub hands_back: bool,
 }
 
 /// Size and SHA-256 of a file.

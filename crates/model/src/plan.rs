@@ -32,9 +32,10 @@ pub enum Step {
     Start,
     /// The application's health and the manifest's probes, before it gets traffic.
     Health,
-    /// State from one release's schema to the other's.
+    /// Requests wait, the state goes from one release to the other in the older one's schema, and the new release
+    /// answers them: the swap is part of it.
     CodeChange,
-    /// One atomic store; from here on the new release answers.
+    /// One atomic store, where there was no code change; from here on the new release answers.
     Swap,
     /// Durably: that the new release serves. Without a probation this is the commit as well, in one write.
     Record,
@@ -83,6 +84,8 @@ pub struct Facts {
     pub releases: BTreeMap<Version, Status>,
     /// Whether releases serve on probation first on this node.
     pub probation: bool,
+    /// Whether the current release keeps in-memory state.
+    pub state: bool,
 }
 
 /// What to do, decided.
@@ -223,7 +226,12 @@ fn switch_steps(to: &Version, request: &OperationRequest, facts: &Facts) -> Vec<
     let proven = matches!(facts.releases.get(to), Some(Status::Old | Status::Permanent));
     let goes_back = request.kind == Kind::Downgrade && proven;
     let watched = facts.probation && !request.no_probation && facts.current.is_some() && !goes_back;
-    if watched { WATCHED_SWITCH.to_vec() } else { SWITCH.to_vec() }
+    let mut steps = if watched { WATCHED_SWITCH.to_vec() } else { SWITCH.to_vec() };
+    if facts.state && !request.lose_state {
+        let swap = steps.iter().position(|step| *step == Step::Swap).unwrap_or(steps.len());
+        steps.insert(swap, Step::CodeChange);
+    }
+    steps
 }
 
 fn plan_downgrade(request: &OperationRequest, facts: &Facts) -> Result<Plan, Refusal> {

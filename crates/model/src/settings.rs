@@ -130,6 +130,11 @@ pub struct Upgrade {
     /// Deadline of the application's health and the probes together.
     #[serde(with = "humantime_serde")]
     pub health: Duration,
+    /// Requests wait at most so long for a code change.
+    #[serde(with = "humantime_serde")]
+    pub quiesce: Duration,
+    /// A larger in-memory state is not handed over, in bytes.
+    pub state_max: u64,
     /// Requests on the old generation may take so long.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -149,6 +154,9 @@ impl Default for Upgrade {
         Self {
             start: Duration::from_secs(30),
             health: Duration::from_secs(10),
+            quiesce: Duration::from_secs(5),
+            // What is written, read and changed within `quiesce` on an ordinary machine.
+            state_max: 1024 * 1024 * 1024,
             drain: Duration::from_secs(30),
             probation: Duration::from_secs(60),
             inconclusive: Inconclusive::default(),
@@ -283,6 +291,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Open connections; further ones wait in the backlog.
     pub connections: usize,
+    /// Requests that may wait for a code change; further ones are answered 503.
+    pub held: usize,
     /// A connection without a request is closed after this.
     #[serde(with = "humantime_serde")]
     pub idle_time: Duration,
@@ -295,6 +305,8 @@ impl Default for Limits {
             header_bytes: 64 * 1024,
             body_bytes: 256 * 1024 * 1024,
             connections: 16_384,
+            // One for each connection of HTTP/1.
+            held: 16_384,
             // Above the 60 s after which nginx, HAProxy and AWS' load balancers close theirs, so that the
             // client is the one who closes.
             idle_time: Duration::from_secs(75),

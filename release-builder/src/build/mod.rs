@@ -5,8 +5,9 @@
 //! 3. [`compile`]: cargo builds the library, with flags that make the same source the same bytes.
 //! 4. [`elf`]: what the library needs, and what would keep it in memory.
 //! 5. [`schema`]: what the library says of its settings, and what is written by hand.
-//! 6. [`assets`]: the files that travel along.
-//! 7. [`output`]: version, manifest, package, `VERSION`.
+//! 6. [`state`]: the form of its in-memory state, beside that of the release that was shipped.
+//! 7. [`assets`]: the files that travel along.
+//! 8. [`output`]: version, manifest, package, `VERSION`.
 
 pub(crate) mod allocator;
 pub(crate) mod assets;
@@ -19,4 +20,5 @@ pub(crate) mod prepared;
 pub(crate) mod profile;
 pub(crate) mod project;
 pub(crate) mod schema;
+pub(crate) mod state;
 pub(crate) mod toolchain;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use relmgr_model::Version;
 use relmgr_model::channel::release_comment;
-use relmgr_model::manifest::{Digest, FORMAT, Git, Manifest};
+use relmgr_model::manifest::{Digest, FORMAT, Git, Manifest, StateSchema};
 use relmgr_store::repository::{BuiltRelease, RepositoryError};
 use relmgr_store::signature::Signer;
 use relmgr_store::{atomic, digest, package};
@@ -49,6 +49,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) library_bytes: &'a [u8],
     /// The schema that the library gave, where no file has it.
     pub(crate) schema: Option<&'a str>,
+    /// The form of the application's state.
+    pub(crate) state: Option<&'a StateSchema>,
     /// Other files by their path within the release.
     pub(crate) files: &'a BTreeMap<String, PathBuf>,
 }
@@ -213,7 +215,7 @@ fn manifest(
         upgrade_from: settings.upgrade_from.clone(),
         git: parts.git.clone(),
         needs: parts.facts.needs.clone(),
-        state: None,
+        state: parts.state.cloned(),
         package: None,
         probes: settings.probes.clone(),
         files,

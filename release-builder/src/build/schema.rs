@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use relmgr_conf::{KeySpec, Schema};
-use relmgr_model::manifest::AbiVersion;
+use relmgr_model::manifest::{AbiVersion, OlderSchema, StateSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::build::assets::SCHEMA;
@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Serialize, Deserialize)]
 struct Answer {
     schema: Option<String>,
+    state: Option<relmgr_abi::state::Schema>,
 }
 
 /// The schema of a package's release.
@@ -35,6 +36,8 @@ pub(crate) struct Found {
     pub(crate) schema: Option<Schema>,
     /// The text that the library gave, where there is no file of the developer's.
     pub(crate) derived: Option<String>,
+    /// The form of the application's state, where it keeps any.
+    pub(crate) state: Option<StateSchema>,
     /// What the developer should know.
     pub(crate) warning: Option<String>,
 }
@@ -64,16 +67,18 @@ pub(crate) fn find(project: &Project, library: &Path, abi: AbiVersion, triple: &
                  them down on such a machine with `cargo relmgr conf schema > {SCHEMA}`"
             )
         });
-        return Ok(Found { schema: written, derived: None, warning });
+        return Ok(Found { schema: written, warning, ..Found::default() });
     }
-    let Some(text) = ask(library)? else {
-        return Ok(Found { schema: written, ..Found::default() });
+    let Answer { schema, state } = ask(library)?;
+    let state = state.map(in_manifest);
+    let Some(text) = schema else {
+        return Ok(Found { schema: written, state, ..Found::default() });
     };
     let derived = Schema::parse(&text).map_err(|source| Error::DerivedSchema { source })?;
     match written {
-        None => Ok(Found { schema: Some(derived), derived: Some(text), warning: None }),
+        None => Ok(Found { schema: Some(derived), derived: Some(text), state, warning: None }),
         Some(written) => match differences(&written, &derived) {
-            none if none.is_empty() => Ok(Found { schema: Some(written), ..Found::default() }),
+            none if none.is_empty() => Ok(Found { schema: Some(written), state, ..Found::default() }),
             differences => Err(Error::SchemasDisagree { path, differences }),
         },
     }
@@ -94,7 +99,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Schema>, Error> {
 }
 
 /// Asks the library in a process of its own.
-fn ask(library: &Path) -> Result<Option<String>, Error> {
+fn ask(library: &Path) -> Result<Answer, Error> {
     let failed = |reason: String| Error::Describe { library: library.into(), reason };
     let program = std::env::current_exe();
     let program = program.map_err(|source| Error::Run { program: "cargo-relmgr".into(), source })?;
@@ -117,7 +122,18 @@ fn ask(library: &Path) -> Result<Option<String>, Error> {
         return Err(failed(words.trim_end().to_owned()));
     }
     let answer: Result<Answer, _> = serde_json::from_str(&last(&asked.stdout));
-    answer.map(|answer| answer.schema).map_err(|error| failed(format!("its answer is none: {error}")))
+    answer.map_err(|error| failed(format!("its answer is none: {error}")))
+}
+
+/// The form of a state as the manifest has it.
+fn in_manifest(state: relmgr_abi::state::Schema) -> StateSchema {
+    let older = state.older.into_iter();
+    let older = older.map(|older| OlderSchema {
+        version: older.version,
+        shape: older.shape,
+        hands_back: older.hands_back,
+    });
+    StateSchema { version: state.version, shape: state.shape, older: older.collect() }
 }
 
 /// What the process does that is asked: prints the answer.
@@ -125,7 +141,8 @@ fn ask(library: &Path) -> Result<Option<String>, Error> {
 /// # Errors
 /// The library's own.
 pub(crate) fn describe(library: &Path) -> Result<(), String> {
-    let answer = Answer { schema: relmgr_abi::library::schema(library)? };
+    let relmgr_abi::library::Said { schema, state } = relmgr_abi::library::ask(library)?;
+    let answer = Answer { schema, state };
     let line = serde_json::to_string(&answer).map_err(|error| error.to_string())?;
     // What the application has printed by itself may lack its newline.
     writeln!(io::stdout(), "\n{line}").map_err(|error| error.to_string())

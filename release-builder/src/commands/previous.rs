@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use relmgr_model::Version;
 use relmgr_model::manifest::{Digest, Manifest};
-use relmgr_store::repository::{Fetch, Pointer, Repository};
+use relmgr_store::repository::{Fetch, Pointer, Repository, RepositoryError};
 use relmgr_store::{atomic, digest, package};
 use serde_json::json;
 
@@ -54,6 +54,20 @@ async fn fetch(repository: &Repository, channel: &str, out: &Path) -> Result<(Ve
     };
     let directory = fetch_version(repository, &version, pinned.as_deref(), out).await?;
     Ok((version, directory))
+}
+
+/// The manifest of the release that `channel` names; `None`: it names none yet.
+///
+/// # Errors
+/// The repository's.
+pub(super) async fn shipped(repository: &Repository, channel: &str) -> Result<Option<Manifest>, Error> {
+    let (version, pinned) = match repository.channel(channel).await {
+        Ok(Pointer::Plain(version)) => (version, None),
+        Ok(Pointer::Signed { document, .. }) => (document.version, Some(document.manifest_sha256)),
+        Err(RepositoryError::NoChannel { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(repository.manifest(&version, pinned.as_deref()).await?.map(|verified| verified.manifest))
 }
 
 /// Fetches and unpacks `version` below `out`; answers its directory. `pinned` is the SHA-256 of its manifest where a

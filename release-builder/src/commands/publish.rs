@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use relmgr_store::repository::{BuiltRelease, Publisher};
 use serde_json::json;
 
-use super::{ChannelArgs, RepositoryArgs, block_on};
+use super::{ChannelArgs, RepositoryArgs, block_on, previous};
+use crate::build::state;
 use crate::error::Error;
 use crate::key::KeyArgs;
 use crate::ui;
@@ -58,6 +59,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let release = BuiltRelease::read(&args.directory)?;
     repository.check_signature(&release)?;
     let keys = args.keys.read()?;
+    if !args.no_channel
+        && let Some(shipped) = block_on(previous::shipped(&repository, &args.channel))?
+        && let Some(warning) = state::compare(&shipped, release.manifest.state.as_ref())?
+    {
+        ui::warning(warning);
+    }
     let (name, size) =
         (&release.manifest.name, release.manifest.package.as_ref().map_or(0, |digest| digest.size));
     let bar = ui::Bar::new("Uploading", size);

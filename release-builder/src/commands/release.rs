@@ -6,12 +6,13 @@ use relmgr_model::Version;
 use relmgr_store::repository::BuiltRelease;
 use serde_json::json;
 
+use super::{RepositoryArgs, block_on, previous};
 use crate::build::compile::CargoOptions;
 use crate::build::elf::{self, ElfError, Facts};
 use crate::build::output::{self, Parts};
 use crate::build::prepared::Prepared;
 use crate::build::project::{Project, Selection};
-use crate::build::{allocator, assets, git, schema};
+use crate::build::{allocator, assets, git, schema, state};
 use crate::error::Error;
 use crate::key::KeyArgs;
 use crate::ui;
@@ -24,7 +25,9 @@ use crate::ui;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A release holds the library, the schema of its settings (which the library gives,
-or conf/schema.toml beside Cargo.toml), and everything in its priv/ directory. More in Cargo.toml, all of it optional:
+or conf/schema.toml beside Cargo.toml), and everything in its priv/ directory. Where it keeps state in memory and a
+repository is named, a state whose shape changed under the schema version of the release that nodes run is refused.
+More in Cargo.toml, all of it optional:
 
   [package.metadata.relmgr]
   name = \"hello\"                    # by default the package's name
@@ -52,15 +55,20 @@ pub(super) struct Args {
     /// The secret key that signs the release (or RELMGR_KEY, RELMGR_KEY_PASSWORD); `publish --key` does it as well
     #[arg(long, value_name = "FILE", env = "RELMGR_KEY_FILE")]
     key: Option<PathBuf>,
-    /// Do not load the library to ask for its schema: conf/schema.toml is all there is
+    /// Do not load the library to ask for its schema: conf/schema.toml is all there is, and no state is handed over
     #[arg(long)]
     no_describe: bool,
+    /// The channel whose release its state is compared with, where it keeps any (default: the default one)
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    channel: String,
     /// Remove what was built before from the output directory
     #[arg(long)]
     clean: bool,
     /// Print JSON instead of the version
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    repository: RepositoryArgs,
     #[command(flatten)]
     cargo: CargoOptions,
 }
@@ -95,6 +103,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         false => schema::find(project, &library_path, facts.abi, triple)?,
     };
     warnings.extend(schema.warning.clone());
+    if let (Some(state), Some(_)) = (&schema.state, &args.repository.url) {
+        let repository = args.repository.open()?;
+        if let Some(shipped) = block_on(previous::shipped(&repository, &args.channel))? {
+            warnings.extend(state::compare(&shipped, Some(state))?);
+        }
+    }
     warnings.iter().for_each(ui::warning);
 
     // 5. The release.
@@ -111,6 +125,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         library: format!("lib/{file_name}"),
         library_bytes: &library_bytes,
         schema: schema.derived.as_deref(),
+        state: schema.state.as_ref(),
         files: &files,
     };
     let mut built = output::write(&out, &parts, args.version.clone())?;

@@ -18,6 +18,9 @@ pub struct Args {
     /// Try a release that failed on this node before
     #[arg(long)]
     retry: bool,
+    /// Leave behind what the release that serves keeps in memory, where there is no way for it
+    #[arg(long)]
+    lose_state: bool,
     /// Say which steps it would take, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -32,6 +35,7 @@ pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
         version: args.version,
         retry: args.retry,
         dry_run: args.dry_run,
+        lose_state: args.lose_state,
         ..OperationRequest::new(Kind::Downgrade)
     };
     if args.waiting.detach {

@@ -30,6 +30,12 @@ pub struct PreflightArgs {
     /// Files that it may hold open
     #[arg(long, default_value_t = 256)]
     files: u64,
+    /// A state to try its code change on
+    #[arg(long, value_name = "FILE", requires = "schema")]
+    state: Option<PathBuf>,
+    /// The schema version of that state
+    #[arg(long)]
+    schema: Option<u32>,
     /// The release's library
     library: PathBuf,
 }
@@ -65,7 +71,7 @@ pub(super) fn preflight(args: PreflightArgs) -> ExitCode {
     // Its words are for people: they stand in the error of whoever started it.
     init_log(LogFormat::Text);
     match confined {
-        Ok(()) => host::preflight::run(args.library),
+        Ok(()) => host::preflight::run(&args.library, args.state.as_deref().zip(args.schema)),
         Err(error) => {
             tracing::error!(%error, "the trial cannot be confined");
             ExitCode::FAILURE

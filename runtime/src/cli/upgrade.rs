@@ -26,6 +26,9 @@ pub struct Args {
     /// Commit at once instead of watching the release first (upgrade.probation in relmgr.toml)
     #[arg(long)]
     no_probation: bool,
+    /// Leave behind what the release that serves keeps in memory, where there is no way for it
+    #[arg(long)]
+    lose_state: bool,
     /// Say which steps it would take, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -42,6 +45,7 @@ pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
         retry: args.retry,
         dry_run: args.dry_run,
         no_probation: args.no_probation,
+        lose_state: args.lose_state,
         ..OperationRequest::new(Kind::Upgrade)
     };
     if args.waiting.detach {

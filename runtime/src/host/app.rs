@@ -68,6 +68,25 @@ pub fn children(instance: &Instance) -> Option<Vec<u8>> {
     Some(unsafe { function(instance.data) }.to_vec())
 }
 
+/// Asks for the state in the form of `schema`; `None`: its library is of a contract that keeps none.
+pub fn state_out(instance: &Instance, schema: u32) -> Option<FfiFuture<RResult<FfiBody, RString>>> {
+    let function = instance.functions.state_out()?;
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data, schema) })
+}
+
+/// Gives it a state of `schema`; `None`: its library is of a contract that keeps none.
+pub fn state_in(instance: &Instance, schema: u32, state: FfiBody) -> Option<FfiFuture<RResult<(), RString>>> {
+    let function = instance.functions.state_in()?;
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data, schema, state) })
+}
+
+/// Has it go on with its own state; `None`: its library is of a contract that keeps none.
+pub fn state_back(instance: &Instance) -> Option<FfiFuture<RResult<(), RString>>> {
+    Some(ask(instance, instance.functions.state_back()?))
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -86,18 +86,28 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
         Command::Health { generation, probes, deadline_ms } => {
             host.health(generation, &probes, Duration::from_millis(deadline_ms)).await
         }
-        Command::Swap { generation, patience_ms } => {
-            host.swap(generation, Duration::from_millis(patience_ms)).await
+        Command::Swap { generation, patience_ms, code_change } => {
+            host.swap(generation, Duration::from_millis(patience_ms), code_change).await
         }
-        Command::SwapBack { generation, patience_ms } => {
-            host.swap_back(generation, Duration::from_millis(patience_ms)).await
+        Command::SwapBack { generation, patience_ms, code_change } => {
+            host.swap_back(generation, Duration::from_millis(patience_ms), code_change).await
         }
         Command::Suspend { patience_ms } => {
             host.suspend(Duration::from_millis(patience_ms)).await;
             Ok(Answer::Done)
         }
         Command::Resume => {
-            host.resume();
+            host.resume().await;
+            Ok(Answer::Done)
+        }
+        Command::LendState { patience_ms, code_change } => {
+            host.lend_state(Duration::from_millis(patience_ms), &code_change).await
+        }
+        Command::TakeState { generation, path, code_change } => {
+            host.take_state(generation, &path, &code_change).await
+        }
+        Command::ForgetState => {
+            host.forget_state();
             Ok(Answer::Done)
         }
         Command::Accept => {

@@ -33,14 +33,15 @@ struct Padded<T>(T);
 pub struct Counter([Padded<AtomicU64>; PLACES]);
 
 impl Counter {
-    /// Counts up.
+    /// Counts up. Sequentially consistent, which an increment is on this processor in any case: who shuts the gate
+    /// and then counts has everybody who found it open.
     pub fn add(&self) {
-        self.0[place()].0.fetch_add(1, Ordering::Release);
+        self.0[place()].0.fetch_add(1, Ordering::SeqCst);
     }
 
     /// How often it was counted up.
     pub fn get(&self) -> u64 {
-        self.0.iter().map(|place| place.0.load(Ordering::Acquire)).sum()
+        self.0.iter().map(|place| place.0.load(Ordering::SeqCst)).sum()
     }
 }
 

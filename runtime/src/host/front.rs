@@ -15,7 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::connection::{Connection, Connections, Order, Socket};
-use super::generation::Current;
+use super::gate::{Gate, NoRoom};
+use super::generation::{Current, RequestGuard};
 use super::service::Service;
 use super::tls::Tls;
 
@@ -37,6 +38,8 @@ pub struct Front {
     pub version_path: String,
     /// What a client may take up.
     pub limits: Limits,
+    /// What holds requests back during a code change.
+    pub gate: Arc<Gate>,
     /// The connections.
     pub connections: Connections,
     /// How encrypted connections begin, where there are any.
@@ -46,6 +49,31 @@ pub struct Front {
     stopping: watch::Sender<bool>,
 }
 
+/// How a request finds the generations.
+pub enum Entered {
+    /// This one answers it.
+    Serving(RequestGuard),
+    /// The gate is shut.
+    Shut,
+    /// No generation serves.
+    Nobody,
+}
+
+/// Why no generation answers a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// None serves.
+    Nobody,
+    /// A code change is under way, and too many wait for it already.
+    NoRoom,
+}
+
+impl From<NoRoom> for Refused {
+    fn from(_: NoRoom) -> Self {
+        Self::NoRoom
+    }
+}
+
 impl Front {
     /// A front without a generation: it answers 503.
     pub fn new(version_path: String, limits: Limits, tls: Option<Tls>) -> Arc<Self> {
@@ -53,12 +81,45 @@ impl Front {
             current: Current::empty(),
             version_path,
             permits: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            gate: Arc::new(Gate::new(limits.held)),
             limits,
             connections: Connections::default(),
             tls,
             accepted: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
         })
+    }
+
+    /// Gives a request, or a message of a session, the generation that answers it; during a code change it waits for
+    /// the one that comes of it. The only way to a generation for what clients send.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn enter(&self) -> Result<RequestGuard, Refused> {
+        let mut place = None;
+        loop {
+            match self.try_enter() {
+                Entered::Serving(guard) => return Ok(guard),
+                Entered::Nobody => return Err(Refused::Nobody),
+                Entered::Shut => {}
+            }
+            let waiting = match &place {
+                Some(waiting) => waiting,
+                None => place.insert(self.gate.place()?),
+            };
+            waiting.opened().await;
+        }
+    }
+
+    /// The same without waiting: one look at the gate.
+    pub fn try_enter(&self) -> Entered {
+        let Some(guard) = RequestGuard::new(self.current.load()) else { return Entered::Nobody };
+        // Counted in first: who shuts the gate then waits for this one, or this one sees the gate shut.
+        if self.gate.is_shut() {
+            guard.withdraw();
+            return Entered::Shut;
+        }
+        Entered::Serving(guard)
     }
 
     /// Accepts from `listener`, which speaks TLS when it is `secure`, until [`Front::stop_accepting`].
@@ -132,7 +193,7 @@ impl Front {
             () = connection.told() => return Ok(()),
         };
         let http2 = agreed.is_http2();
-        let service = Service::new(self, connection.clone(), facts, Some(agreed), number);
+        let service = Service::new(self, connection.clone(), facts, Some(Arc::new(agreed)), number);
         exchange(stream, service, connection, http2).await
     }
 }

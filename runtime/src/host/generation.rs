@@ -64,6 +64,8 @@ pub struct Facts {
     pub prev: Option<Version>,
     /// Requests that it began to answer.
     pub begun: Counter,
+    /// Requests whose handlers are over; counted where there is state to hand over.
+    handled: Option<Counter>,
     /// Requests that it answered to the end, by how they ended.
     pub ended: Ended,
     /// What probation looks at.
@@ -144,6 +146,18 @@ impl Facts {
         // The end first: a request that begins and ends in between makes it too many for a moment, never too few.
         let ended = self.ended.all();
         self.begun.get().saturating_sub(ended)
+    }
+
+    /// Whether its application keeps state that is handed over.
+    pub fn keeps_state(&self) -> bool {
+        self.handled.is_some()
+    }
+
+    /// Requests whose handlers run. Their bodies may stream on when they do not any more.
+    pub fn running(&self) -> u64 {
+        // Those that are over first, as above: none is missed.
+        let Some(handled) = self.handled.as_ref().map(Counter::get) else { return self.in_flight() };
+        self.begun.get().saturating_sub(handled)
     }
 
     /// What clients have been answered.
@@ -228,6 +242,7 @@ impl Generation {
             }
         };
         let record = library.record().clone();
+        let keeps_state = root.state().is_some_and(|state| state().as_slice() != b"null");
         let facts = Facts {
             id,
             version: request.version.clone(),
@@ -235,6 +250,7 @@ impl Generation {
             build_id: super::elf::build_id(&request.library).unwrap_or_default(),
             prev: request.prev.clone(),
             begun: Counter::default(),
+            handled: keeps_state.then(Counter::default),
             ended: Ended::default(),
             measures: Measures::default(),
             permanent: AtomicBool::new(false),
@@ -312,6 +328,21 @@ impl Generation {
         app::done(app::suspend(&self.instance, patience)).await;
     }
 
+    /// Suspends the holder of the state and has it give the state in the form of `schema`; `None`: there is none.
+    pub fn state_out(&self, schema: u32) -> Option<FfiFuture<RResult<FfiBody, RString>>> {
+        app::state_out(&self.instance, schema)
+    }
+
+    /// Has it take a state over; `None`: it keeps none.
+    pub fn state_in(&self, schema: u32, state: FfiBody) -> Option<FfiFuture<RResult<(), RString>>> {
+        app::state_in(&self.instance, schema, state)
+    }
+
+    /// Has it go on with the state that it was asked for; `None`: there is none.
+    pub fn state_back(&self) -> Option<FfiFuture<RResult<(), RString>>> {
+        app::state_back(&self.instance)
+    }
+
     /// The background children as they are; `None`: there are none, or its library cannot tell.
     pub fn children(&self) -> Option<Node> {
         let tree = app::children(&self.instance)?;
@@ -374,24 +405,40 @@ pub struct RequestGuard {
     // Never `None`: those who make it look.
     generation: Guard<Option<Arc<Generation>>>,
     end: End,
+    /// Its handler is over, and counted as that.
+    handled: bool,
 }
 
 impl RequestGuard {
     /// Counts in a request of the host's own, to a generation that may not be current.
     pub fn of_probe(generation: Arc<Generation>) -> Self {
         generation.facts.begun.add();
-        Self { generation: Guard::from_inner(Some(generation)), end: End::PROBE }
+        Self { generation: Guard::from_inner(Some(generation)), end: End::PROBE, handled: false }
     }
 
     /// Counts a request in; `None`: no generation serves.
     pub fn new(generation: Guard<Option<Arc<Generation>>>) -> Option<Self> {
         generation.as_ref()?.facts.begun.add();
-        Some(Self { generation, end: End::NONE })
+        Some(Self { generation, end: End::NONE, handled: false })
     }
 
-    /// Says with which status the request is answered.
+    /// It was none of this generation's: it has to wait, and nobody is to see that it was here.
+    pub fn withdraw(mut self) {
+        self.end = End::PROBE;
+    }
+
+    /// Says with which status the request is answered. Its handler is over, and dropped.
     pub fn answered(&mut self, status: StatusCode) {
         self.end = End::of(status.as_u16());
+        self.handled();
+    }
+
+    fn handled(&mut self) {
+        if !std::mem::replace(&mut self.handled, true)
+            && let Some(handled) = &self.generation().facts.handled
+        {
+            handled.add();
+        }
     }
 
     /// What answers the request.
@@ -405,6 +452,7 @@ impl RequestGuard {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
+        self.handled();
         self.generation().facts.ended.add(self.end);
     }
 }

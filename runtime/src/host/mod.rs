@@ -5,6 +5,7 @@
 //!   └─ Host  generations: load, health, swap, retire
 //! front      accepts, connections and their limits
 //!   └─ service   one atomic load, one call into the current generation
+//!        ├─ gate   where requests wait for a code change
 //!        └─ generation, body, measures, counter   what holds what, what is counted
 //! loader     the room for unsafe: open, take over, unmap
 //! ```
@@ -19,7 +20,9 @@ pub mod connection;
 pub mod counter;
 pub mod elf;
 pub mod front;
+pub mod gate;
 pub mod generation;
+pub mod lend;
 pub mod loader;
 pub mod measures;
 pub mod preflight;
@@ -27,6 +30,7 @@ pub mod probe;
 pub mod retire;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod service;
+pub mod state;
 pub mod tls;
 
 use std::collections::BTreeMap;
@@ -38,7 +42,7 @@ use std::time::{Duration, Instant};
 use relmgr_model::Version;
 use relmgr_model::control::GenerationState;
 use relmgr_model::counts::{Counts, KEPT, ReleaseCounts};
-use relmgr_model::host::{Answer, HostError, LoadRequest};
+use relmgr_model::host::{Answer, CodeChange, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
 use relmgr_model::probation::Sample;
 use relmgr_model::settings::Upgrade;
@@ -47,6 +51,7 @@ use tokio::net::TcpListener;
 
 use front::Front;
 use generation::{Facts, Generation, StartError};
+use lend::Lending;
 use loader::threads;
 use retire::{Retired, on_thread, retire};
 
@@ -64,6 +69,8 @@ pub struct Host {
     /// Generations that may become current, and the one that is.
     live: Mutex<BTreeMap<u64, Arc<Generation>>>,
     known: Mutex<Known>,
+    /// The state that was lent to another process.
+    lending: Mutex<Lending>,
 }
 
 /// What is said of generations.
@@ -108,7 +115,8 @@ impl Known {
 impl Host {
     fn new(front: Arc<Front>, listeners: Vec<(TcpListener, bool)>) -> Arc<Self> {
         let (live, known) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { front, listeners: Mutex::new(listeners), next: AtomicU64::new(1), live, known })
+        let (next, lending) = (AtomicU64::new(1), Mutex::default());
+        Arc::new(Self { front, listeners: Mutex::new(listeners), next, live, known, lending })
     }
 
     /// Begins to accept, once.
@@ -163,36 +171,90 @@ impl Host {
         }
     }
 
-    /// Makes a candidate current: the old one's children end, one atomic store, the new one's children start.
-    /// Children that have not ended within `patience` are dropped where they stand.
-    async fn swap(&self, id: u64, patience: Duration) -> Result<Answer, HostError> {
+    /// Makes a candidate current: the old one's children end, its state is handed over, one atomic store, the new
+    /// one's children start. Children that have not ended within `patience` are dropped where they stand.
+    async fn swap(
+        &self,
+        id: u64,
+        patience: Duration,
+        change: Option<CodeChange>,
+    ) -> Result<Answer, HostError> {
         let generation = self.live(id)?;
         let previous = self.front.current.load_full();
         if let Some(previous) = &previous {
             previous.suspend(patience).await;
         }
+        let mut handed = None;
+        if let (Some(change), Some(previous)) = (change, &previous) {
+            let hold = self.front.gate.shut();
+            match state::hand_over(&hold, previous, &generation, &change).await {
+                Ok(changed) => handed = Some((hold, changed)),
+                Err(failed) => {
+                    let state::Failed { reason, blames_taker, .. } = state::give_up(previous, failed).await;
+                    drop(hold);
+                    previous.resume();
+                    return Ok(Answer::NotSwapped { reason, blames_candidate: blames_taker });
+                }
+            }
+        }
         generation.facts.set_state(GenerationState::Current);
         self.front.current.store(Some(generation.clone()));
+        // Requests go on.
+        let code_change = handed.map(|(_, changed)| changed);
         generation.resume();
         if let Some(previous) = &previous {
             // It may be called back, until it is told to retire.
             previous.facts.set_state(GenerationState::Idle);
         }
-        Ok(Answer::Swapped { previous: previous.map(|previous| previous.facts.id) })
+        Ok(Answer::Swapped { previous: previous.map(|previous| previous.facts.id), code_change })
     }
 
     /// Makes a generation current that was so before. Its children wait for the end of those that run, traffic
-    /// does not: what serves may answer nothing any more.
-    async fn swap_back(&self, id: u64, patience: Duration) -> Result<Answer, HostError> {
+    /// does not: what serves may answer nothing any more. Where there is state, it is handed back first, or the
+    /// generation goes on with what it had.
+    async fn swap_back(
+        &self,
+        id: u64,
+        patience: Duration,
+        change: Option<CodeChange>,
+    ) -> Result<Answer, HostError> {
         let generation = self.live(id)?;
+        let serving = self.front.current.load_full().filter(|serving| serving.facts.id != id);
+        let keeps_state = generation.facts.keeps_state();
+        // Nothing happens to the state from here on but what follows.
+        let hold = keeps_state.then(|| self.front.gate.shut());
+        let (mut code_change, mut lost) = (None, None);
+        if let (Some(hold), Some(change), Some(serving)) = (&hold, &change, &serving) {
+            // Its children hold state too.
+            let suspended = serving.suspend(Duration::from_millis(change.quiesce_ms));
+            let deadline = hold.since + Duration::from_millis(change.quiesce_ms);
+            let suspended = gate::until(deadline, suspended).await;
+            let handed = match suspended {
+                Some(()) => state::hand_over(hold, serving, &generation, change).await,
+                None => Err(state::Failed::late("its children did not end")),
+            };
+            match handed {
+                Ok(changed) => code_change = Some(changed),
+                Err(failed) => lost = Some(failed.reason),
+            }
+        }
+        if keeps_state
+            && code_change.is_none()
+            && let Err(words) = state::back(&generation).await
+        {
+            let version = &generation.facts.version;
+            let words = format!("{version} did not go on with its own state: {words}");
+            lost = Some(lost.map_or_else(|| words.clone(), |reason| format!("{reason}; {words}")));
+        }
         generation.facts.set_state(GenerationState::Current);
-        let given_up = self.front.current.swap(Some(generation.clone()));
-        if let Some(given_up) = given_up.filter(|given_up| given_up.facts.id != id) {
+        self.front.current.store(Some(generation.clone()));
+        drop(hold);
+        if let Some(given_up) = serving {
             given_up.facts.set_state(GenerationState::Draining);
             given_up.suspend(patience).await;
         }
         generation.resume();
-        Ok(Answer::Done)
+        Ok(if change.is_some() { Answer::SwappedBack { code_change, lost } } else { Answer::Done })
     }
 
     /// Ends the children of the generation that serves.
@@ -200,14 +262,6 @@ impl Host {
         let current = self.front.current.load_full();
         if let Some(current) = current {
             current.suspend(patience).await;
-        }
-    }
-
-    /// Starts the children of the generation that serves.
-    fn resume(&self) {
-        let current = self.front.current.load_full();
-        if let Some(current) = current {
-            current.resume();
         }
     }
 
@@ -267,6 +321,7 @@ impl Host {
         let begun = Instant::now();
         self.front.stop_accepting();
         self.front.connections.give_all(connection::Order::Finish);
+        let left = self.leave_state();
         let closed = || self.front.connections.count() == 0;
         if !retire::until(drain, closed).await {
             tracing::warn!(
@@ -275,7 +330,7 @@ impl Host {
             );
             self.front.connections.give_all(connection::Order::Abort);
         }
-        let current = self.front.current.swap(None);
+        let current = left.or_else(|| self.front.current.swap(None));
         if let Some(current) = current {
             current.suspend(drain.saturating_sub(begun.elapsed()).max(Upgrade::CHILDREN)).await;
             let id = current.facts.id;

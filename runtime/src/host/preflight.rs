@@ -9,7 +9,7 @@
 //! 5. Decode the settings and run the application's own `check`.
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -17,28 +17,33 @@ use anyhow::{Context, bail};
 use object::{Architecture, Object, ObjectKind};
 use relmgr_abi::entry::{ENTRY_SYMBOL, LAYOUT_SYMBOL};
 use relmgr_abi::root::{AppRootRef, StartArgs};
+use relmgr_abi::state::Trial;
 use relmgr_model::manifest::AbiVersion;
 
 use super::app;
+use super::lend;
 use super::loader::library::Library;
 use super::loader::sys;
 
 /// What a release that passed says of itself: one line on stdout.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Passed {
     /// Path of the application's type; empty: it does not say.
     pub name: String,
     /// The contract of the library.
     pub abi: AbiVersion,
+    /// What its code change came to on a copy of the state, where it was tried on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
 }
 
 /// The largest settings that are read from stdin: app.conf's own limit is 4 MiB.
 const SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Tries the library at `path` with the settings (a JSON object) on stdin. 0 and a [`Passed`] on stdout, or 1
-/// and the reason on stderr.
-pub fn run(path: PathBuf) -> ExitCode {
-    let tried = examine(&path).and_then(|passed| {
+/// Tries the library at `path` with the settings (a JSON object) on stdin, and its code change on the state in a file,
+/// of that schema. 0 and a [`Passed`] on stdout, or 1 and the reason on stderr.
+pub fn run(path: &Path, state: Option<(&Path, u32)>) -> ExitCode {
+    let tried = examine(path, state).and_then(|passed| {
         let line = serde_json::to_string(&passed)?;
         writeln!(std::io::stdout(), "{line}").context("stdout is closed")
     });
@@ -75,7 +80,7 @@ pub fn confine(cpu_seconds: u64, memory_bytes: u64, files: u64) -> std::io::Resu
     Ok(())
 }
 
-fn examine(path: &Path) -> anyhow::Result<Passed> {
+fn examine(path: &Path, state: Option<(&Path, u32)>) -> anyhow::Result<Passed> {
     let mut settings = Vec::new();
     std::io::stdin().take(SETTINGS_BYTES).read_to_end(&mut settings).context("the settings on stdin")?;
     read_elf(path)?;
@@ -94,13 +99,24 @@ fn examine(path: &Path) -> anyhow::Result<Passed> {
         host: app::host_functions(),
     };
     let check = app::told(root.check()(args));
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(check)
-        .map_err(|fault| anyhow::anyhow!("the application's check failed: {fault}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let checked = runtime.block_on(check);
+    checked.map_err(|fault| anyhow::anyhow!("the application's check failed: {fault}"))?;
+    let trial = match state {
+        Some((file, schema)) => Some(runtime.block_on(try_code_change(root, file, schema))?),
+        None => None,
+    };
     let abi = AbiVersion { major: relmgr_abi::ABI_MAJOR, minor: relmgr_abi::ABI_MINOR };
-    Ok(Passed { name, abi })
+    Ok(Passed { name, abi, trial })
+}
+
+async fn try_code_change(root: AppRootRef, file: &Path, schema: u32) -> anyhow::Result<Trial> {
+    let change = root.code_change().context("the library takes over no state")?;
+    let state = lend::open(file).context("the copy of the state cannot be read")?;
+    let tried = app::told(change(schema, state)).await;
+    let told =
+        tried.map_err(|fault| anyhow::anyhow!("the code change fails on a copy of the state: {fault}"))?;
+    serde_json::from_slice(&told).context("what the code change came to is told in no form that is known")
 }
 
 fn read_elf(path: &Path) -> anyhow::Result<()> {

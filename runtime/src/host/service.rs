@@ -24,7 +24,7 @@ use tokio::sync::futures::OwnedNotified;
 
 use super::body::{HeldBytes, RequestSource, ResponseBody, poll_purge};
 use super::connection::{Connection, Turn};
-use super::front::Front;
+use super::front::{Entered, Front, Refused};
 use super::generation::{Generation, Held, RequestGuard};
 use super::measures::Measures;
 use super::tls::TlsFacts;
@@ -37,7 +37,7 @@ pub struct Service {
     front: Arc<Front>,
     connection: Arc<Connection>,
     facts: ConnectionFacts,
-    tls: Option<TlsFacts>,
+    tls: Option<Arc<TlsFacts>>,
     /// The number of the next request: the connection's in the upper bits.
     next_id: Cell<u64>,
 }
@@ -48,7 +48,7 @@ impl Service {
         front: Arc<Front>,
         connection: Arc<Connection>,
         facts: ConnectionFacts,
-        tls: Option<TlsFacts>,
+        tls: Option<Arc<TlsFacts>>,
         number: u64,
     ) -> Self {
         Self { front, connection, facts, tls, next_id: Cell::new(number << 24) }
@@ -69,12 +69,12 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Answer {
         let turn = Turn::begin(&self.connection);
-        let current = self.front.current.load();
-        let Some(generation) = current.as_deref() else {
-            return Answer::ready(no_release(turn));
-        };
         if request.uri().path() == self.front.version_path {
-            return Answer::ready(version(generation, &request, turn));
+            // It is no request of the application's: a code change does not keep it waiting.
+            return Answer::ready(match self.front.current.load().as_deref() {
+                Some(generation) => version(generation, &request, turn),
+                None => refused(Refused::Nobody, turn),
+            });
         }
         let limit = self.front.limits.body_bytes;
         if request.body().size_hint().lower() > limit {
@@ -83,9 +83,22 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         }
         let id = self.next_id.get();
         self.next_id.set(id + 1);
-        match RequestGuard::new(current) {
-            Some(guard) => dispatch(guard, request, (&self.facts, self.tls.as_ref()), id, limit, turn),
-            None => Answer::ready(no_release(turn)),
+        match self.front.try_enter() {
+            Entered::Serving(guard) => {
+                dispatch(guard, request, (&self.facts, self.tls.as_deref()), id, limit, turn)
+            }
+            Entered::Nobody => Answer::ready(refused(Refused::Nobody, turn)),
+            Entered::Shut => {
+                let (front, facts, tls) = (self.front.clone(), self.facts, self.tls.clone());
+                Answer::Held {
+                    waiting: Box::pin(async move {
+                        match front.enter().await {
+                            Ok(guard) => dispatch(guard, request, (&facts, tls.as_deref()), id, limit, turn),
+                            Err(reason) => Answer::ready(refused(reason, turn)),
+                        }
+                    }),
+                }
+            }
         }
     }
 }
@@ -133,6 +146,8 @@ pin_project! {
     pub enum Answer {
         /// By the host itself.
         Ready { response: Option<Response<ResponseBody>> },
+        /// When the code change is over that is under way.
+        Held { waiting: Pin<Box<dyn Future<Output = Answer> + Send>> },
         /// By a generation.
         Waiting { held: Option<Held<FfiResponse>>, begun: Option<Instant>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
     }
@@ -147,8 +162,16 @@ impl Answer {
 impl Future for Answer {
     type Output = Result<Response<ResponseBody>, Infallible>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let AnswerView::Held { waiting } = self.as_mut().project() {
+            match waiting.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(answer) => self.set(answer),
+            }
+        }
         match self.project() {
+            // What came of waiting is never to wait again.
+            AnswerView::Held { .. } => Poll::Pending,
             AnswerView::Ready { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,
@@ -228,9 +251,12 @@ fn plain(status: StatusCode, text: String, turn: Turn) -> Response<ResponseBody>
     response
 }
 
-fn no_release(turn: Turn) -> Response<ResponseBody> {
-    let text = "no release serves on this node yet\n".to_owned();
-    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text, turn);
+fn refused(reason: Refused, turn: Turn) -> Response<ResponseBody> {
+    let text = match reason {
+        Refused::Nobody => "no release serves on this node yet\n",
+        Refused::NoRoom => "a code change is under way, and too many requests wait for it\n",
+    };
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text.to_owned(), turn);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }

@@ -126,7 +126,7 @@ async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), 
         return Err(OperationError::Cut("the host's answer to load".into()));
     };
     // There is nobody who makes way.
-    host.call(Command::Swap { generation, patience_ms: 0 }).await.map_err(failed)?;
+    host.call(Command::Swap { generation, patience_ms: 0, code_change: None }).await.map_err(failed)?;
     host.call(Command::Commit { generation }).await.map_err(failed)?;
     conf::write_effective(node, version, effective);
     // Where it is known already it is not put back: a reload of which the host died has its word in there by now.

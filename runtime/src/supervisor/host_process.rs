@@ -312,7 +312,9 @@ fn doing(command: &Command) -> &'static str {
     match command {
         Command::Load(_) => ", while starting it",
         Command::Health { .. } => ", while its health was asked",
+        Command::Swap { code_change: Some(_), .. } => ", in the code change",
         Command::Swap { .. } | Command::SwapBack { .. } => ", in the swap",
+        Command::LendState { .. } | Command::TakeState { .. } => ", while its state was handed over",
         Command::Retire { .. } => ", while retiring it",
         _ => "",
     }

@@ -297,7 +297,7 @@ impl Node {
 
     /// The facts that a plan is decided from, without the channel's.
     pub fn facts(&self) -> Facts {
-        self.with(|state| Facts {
+        let facts = self.with(|state| Facts {
             current: state.current.as_ref().map(|serving| serving.version.clone()),
             prev: state.record.prev.clone(),
             permanent: state.record.permanent.clone(),
@@ -309,7 +309,11 @@ impl Node {
                 .map(|(version, release)| (version.clone(), release.status.clone()))
                 .collect(),
             probation: !self.settings.upgrade.probation.is_zero(),
-        })
+            state: false,
+        });
+        // What cannot be read is told by the steps that need it.
+        let manifest = facts.current.as_ref().and_then(|current| self.tree.manifest(current).ok());
+        Facts { state: manifest.is_some_and(|manifest| manifest.state.is_some()), ..facts }
     }
 
     /// The answer to `ping`.

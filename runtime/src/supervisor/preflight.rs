@@ -69,25 +69,23 @@ fn words_after(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }
 
-/// Tries the library at `path` with `settings`.
+/// Tries the library at `path` with `settings`, and its code change on a copy of the state in a file, of that schema;
+/// what it says when it passed.
 ///
 /// # Errors
 /// [`PreflightError`]; the process and its whole group have ended in every case.
 pub async fn try_release(
     path: &Path,
     settings: &serde_json::Value,
+    state: Option<(&Path, u32)>,
     limits: &Preflight,
     deadline: Duration,
-) -> Result<(), PreflightError> {
-    let mut child = start(path, limits)?;
+) -> Result<String, PreflightError> {
+    let mut child = start(path, state, limits)?;
     let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-    let words = tokio::spawn(async move {
-        match stderr {
-            Some(stderr) => tail(stderr).await,
-            None => String::new(),
-        }
-    });
+    let stdin = child.stdin.take();
+    let words = tokio::spawn(tail(child.stderr.take()));
+    let said = tokio::spawn(tail(child.stdout.take()));
     let settings = settings.to_string();
     let run = async {
         if let Some(mut stdin) = stdin {
@@ -107,22 +105,29 @@ pub async fn try_release(
         return Err(PreflightError::Deadline(deadline));
     };
     let words = tokio::time::timeout(WORDS_PATIENCE, words).await;
-    judge(status?, words.ok().and_then(Result::ok).unwrap_or_default(), limits)
+    judge(status?, words.ok().and_then(Result::ok).unwrap_or_default(), limits)?;
+    let said = tokio::time::timeout(WORDS_PATIENCE, said).await;
+    Ok(said.ok().and_then(Result::ok).unwrap_or_default())
 }
 
-fn start(path: &Path, limits: &Preflight) -> std::io::Result<Child> {
-    Command::new(SELF)
-        .arg0("relmgr")
+fn start(path: &Path, state: Option<(&Path, u32)>, limits: &Preflight) -> std::io::Result<Child> {
+    let mut command = Command::new(SELF);
+    command.arg0("relmgr");
+    command
         .arg("preflight")
         .args(["--cpu-seconds", &limits.cpu.as_secs().to_string()])
         .args(["--memory-bytes", &limits.memory_bytes.to_string()])
-        .args(["--files", &limits.files.to_string()])
+        .args(["--files", &limits.files.to_string()]);
+    if let Some((file, schema)) = state {
+        command.arg("--state").arg(file).args(["--schema", &schema.to_string()]);
+    }
+    command
         .arg(path)
         // It is not the service that systemd waits for.
         .env_remove("NOTIFY_SOCKET")
         .env_remove("LISTEN_FDS")
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         // A group of its own, so that whatever it starts ends with it.
         .process_group(0)
@@ -149,7 +154,8 @@ fn judge(status: ExitStatus, words: String, limits: &Preflight) -> Result<(), Pr
 }
 
 /// Reads `from` to its end; its last [`WORDS`] bytes as text.
-async fn tail(mut from: impl AsyncRead + Unpin) -> String {
+async fn tail(from: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut from) = from else { return String::new() };
     let (mut kept, mut buffer) = (vec![], [0; WORDS]);
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         kept.extend_from_slice(&buffer[..count]);

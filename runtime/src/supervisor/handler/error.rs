@@ -4,6 +4,7 @@ use relmgr_conf::Faults;
 use relmgr_model::Version;
 use relmgr_model::channel::Unfit;
 use relmgr_model::plan::{Misfit, Refusal};
+use relmgr_model::state::NoWay;
 use relmgr_store::delta::DeltaError;
 use relmgr_store::journal::JournalError;
 use relmgr_store::package::PackageError;
@@ -43,6 +44,40 @@ pub enum OperationError {
         version: Version,
         /// What does not fit.
         misfit: Misfit,
+    },
+    /// The in-memory state of the release that serves would be lost.
+    #[error(
+        "the state of {from} cannot be handed over to {to}: {no_way}; `relmgr {command} {to} --lose-state` leaves it behind"
+    )]
+    NoWayForState {
+        /// What was asked for.
+        command: &'static str,
+        /// The release that serves.
+        from: Version,
+        /// The release asked for.
+        to: Version,
+        /// Why.
+        no_way: NoWay,
+    },
+    /// The state was not handed over; what served goes on with it.
+    #[error("the code change to {version} failed: {reason}")]
+    CodeChange {
+        /// The release that was to take it over.
+        version: Version,
+        /// Why.
+        reason: String,
+        /// Whether that release is to blame.
+        blames_release: bool,
+    },
+    /// The state did not get from the old host to the new one, which therefore does not serve.
+    #[error(
+        "the state of {version} did not get to the new host: {reason}; `relmgr restart --lose-state` begins without it"
+    )]
+    StateKept {
+        /// The release.
+        version: Version,
+        /// Why.
+        reason: String,
     },
     /// The channel's document is not to be followed.
     #[error("the channel {channel} is not followed: {unfit}")]
@@ -157,6 +192,7 @@ impl OperationError {
     pub fn blames_release(&self) -> bool {
         match self {
             Self::Preflight { error, .. } => !matches!(error, PreflightError::Io(_)),
+            Self::CodeChange { blames_release, .. } => *blames_release,
             Self::Host { .. }
             | Self::NotServing { .. }
             | Self::Schema(SchemaError::Faults { .. })

@@ -11,6 +11,7 @@ use relmgr_model::control::{Kind, Progress};
 use relmgr_model::manifest::{Digest, Manifest};
 use relmgr_model::plan::{Step, admit};
 use relmgr_model::record::ReleaseRecord;
+use relmgr_model::state::way;
 use relmgr_model::status::Status;
 use relmgr_store::delta::worth;
 use relmgr_store::package;
@@ -128,7 +129,26 @@ impl Walk<'_> {
         let upgrading = matches!(self.request.kind, Kind::Upgrade | Kind::Check);
         let from = self.from.as_ref().filter(|from| upgrading && *from < to);
         let admitted = admit(manifest, to, &self.node.machine, from);
-        admitted.map_err(|misfit| OperationError::Misfit { version: to.clone(), misfit })
+        admitted.map_err(|misfit| OperationError::Misfit { version: to.clone(), misfit })?;
+        self.way_for_state(manifest, to).map(drop)
+    }
+
+    /// The schema version in which the state of the release that serves goes to that of `manifest`; `None`: it does
+    /// not.
+    fn way_for_state(&self, manifest: &Manifest, to: &Version) -> Result<Option<u32>, OperationError> {
+        let switching = matches!(self.request.kind, Kind::Upgrade | Kind::Downgrade | Kind::Check);
+        let Some(from) =
+            self.from.as_ref().filter(|from| switching && !self.request.lose_state && *from != to)
+        else {
+            return Ok(None);
+        };
+        let serving = self.node.tree.manifest(from)?;
+        way(serving.state.as_ref(), manifest.state.as_ref()).map_err(|no_way| OperationError::NoWayForState {
+            command: self.request.kind.name(),
+            from: from.clone(),
+            to: to.clone(),
+            no_way,
+        })
     }
 
     pub(super) async fn unpack(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
@@ -195,10 +215,14 @@ impl Walk<'_> {
         let library = self.library(to)?;
         let settings = self.effective.as_ref().map(relmgr_conf::Effective::to_json).unwrap_or_default();
         let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
-        let tried = try_release(&library, &settings, &self.node.settings.preflight, deadline).await;
+        let copy = self.copy_state(to).await?;
+        let state = copy.as_ref().map(|copy| (copy.path.as_path(), copy.schema));
+        let tried = try_release(&library, &settings, state, &self.node.settings.preflight, deadline).await;
+        self.forget_copy(copy.as_ref()).await;
         let redact = |error: PreflightError| self.effective.iter().fold(error, PreflightError::redacted);
-        tried.map_err(|error| OperationError::Preflight { version: to.clone(), error: redact(error) })?;
-        Ok(None)
+        let said =
+            tried.map_err(|error| OperationError::Preflight { version: to.clone(), error: redact(error) })?;
+        Ok(copy.map(|copy| copy.describe(&said)))
     }
 
     /// The release's library, absolute: the dynamic linker knows a library by this path.

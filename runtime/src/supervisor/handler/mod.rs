@@ -9,6 +9,7 @@ mod error;
 mod follow;
 mod install;
 mod probation;
+mod state;
 mod switch;
 mod undo;
 mod walk;
@@ -137,7 +138,9 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, asker: &Asker, tell: 
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
         Err(error) => {
-            (if walk.rolled_back { Outcome::RolledBack } else { Outcome::Failed }, Some(error.describe()))
+            let lost = walk.state_lost.take().map(|words| format!("; {words}")).unwrap_or_default();
+            let words = format!("{}{lost}", error.describe());
+            (if walk.rolled_back { Outcome::RolledBack } else { Outcome::Failed }, Some(words))
         }
     };
     let operation = Operation {

@@ -64,18 +64,13 @@ impl Walk<'_> {
 
     pub(super) async fn swap(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let Some(generation) = self.candidate else { return Ok(None) };
-        if self.watched {
-            self.take_before(to).await?;
-        }
         let patience = self.node.settings.upgrade.children_patience();
-        let patience_ms = millis(patience);
         if self.request.kind == Kind::Restart {
             self.take_over(to, generation, patience).await?;
             return self.replace_host(to, generation).await;
         }
-        if let Answer::Swapped { previous } = self.call(to, Command::Swap { generation, patience_ms }).await?
-        {
-            self.previous = previous;
+        if !self.changed {
+            self.make_way(to, generation, None).await?;
         }
         self.call(to, Command::Accept).await?;
         // Not before the node's own endpoint has said the new version is the swap called done.
@@ -96,16 +91,19 @@ impl Walk<'_> {
         patience: Duration,
     ) -> Result<(), OperationError> {
         let old = self.node.host();
-        if let Some(old) = &old {
+        if let (Some(old), Some(schema)) = (&old, self.state_to_keep()?) {
+            self.lend(to, generation, old, schema, patience).await?;
+        } else if let Some(old) = &old {
             let suspend = Command::Suspend { patience_ms: millis(patience) };
             // One that is too stuck to end them is replaced all the same: that may be why.
             let _ = tokio::time::timeout(patience + STUCK_SLACK, old.call(suspend)).await;
         }
         // In a host of its own there is nobody who makes way.
-        let swapped = match self.call(to, Command::Swap { generation, patience_ms: 0 }).await {
-            Ok(_) => self.call(to, Command::Accept).await.map(drop),
-            Err(error) => Err(error),
-        };
+        let swapped =
+            match self.call(to, Command::Swap { generation, patience_ms: 0, code_change: None }).await {
+                Ok(_) => self.call(to, Command::Accept).await.map(drop),
+                Err(error) => Err(error),
+            };
         if let (Err(_), Some(old)) = (&swapped, old) {
             // Unless it has died meanwhile, it goes on as before.
             let _ = old.call(Command::Resume).await;
@@ -408,7 +406,7 @@ where
     }
 }
 
-fn unexpected(version: &Version, answer: &Answer) -> OperationError {
+pub(super) fn unexpected(version: &Version, answer: &Answer) -> OperationError {
     let error = CallError::Refused(relmgr_model::host::HostError {
         message: format!("the host answered {answer:?}"),
     });

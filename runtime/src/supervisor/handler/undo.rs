@@ -45,9 +45,18 @@ impl Walk<'_> {
         let patience = self.node.settings.upgrade.children_patience();
         let back = match self.previous.take() {
             Some(generation) if host.ended().is_none() => {
-                let command = Command::SwapBack { generation, patience_ms: millis(patience) };
-                let asked = tokio::time::timeout(patience + SWAP_BACK_SLACK, host.call(command));
-                matches!(asked.await, Ok(Ok(_)))
+                let code_change = self.change_back();
+                // As long as the state takes as well.
+                let slack = SWAP_BACK_SLACK + 2 * self.node.settings.upgrade.quiesce;
+                let command = Command::SwapBack { generation, patience_ms: millis(patience), code_change };
+                let asked = tokio::time::timeout(patience + slack, host.call(command));
+                match asked.await {
+                    Ok(Ok(answer)) => {
+                        self.handed_back(&answer);
+                        true
+                    }
+                    _ => false,
+                }
             }
             _ => false,
         };

@@ -73,6 +73,10 @@ pub(super) struct Walk<'a> {
     pub(super) candidate: Option<u64>,
     /// The generation that served before, from `swap` on.
     pub(super) previous: Option<u64>,
+    /// Whether the state was handed over, and with it what serves.
+    pub(super) changed: bool,
+    /// What became of the state, where it is not what was hoped for.
+    pub(super) state_lost: Option<String>,
     /// Whether the release serves on probation before it is committed.
     pub(super) watched: bool,
     /// The probation, from `record` on.
@@ -113,6 +117,8 @@ impl<'a> Walk<'a> {
             host: None,
             candidate: None,
             previous: None,
+            changed: false,
+            state_lost: None,
             watched: false,
             watch: None,
             before: Sample::default(),
@@ -182,7 +188,7 @@ impl<'a> Walk<'a> {
 
     async fn take(&mut self, step: Step, to: &Version) -> Result<Option<String>, OperationError> {
         match step {
-            Step::Resolve | Step::CodeChange => Ok(None),
+            Step::Resolve => Ok(None),
             Step::Fetch => self.fetch(to).await,
             Step::Verify => self.verify(to).await,
             Step::Unpack => self.unpack(to).await,
@@ -190,6 +196,7 @@ impl<'a> Walk<'a> {
             Step::Preflight => self.preflight(to).await,
             Step::Start => self.start(to).await,
             Step::Health => self.health(to).await,
+            Step::CodeChange => self.code_change(to).await,
             Step::Swap => self.swap(to).await,
             Step::Record if self.watched => self.record_probation(to).await,
             Step::Record => self.commit(to).await,
@@ -228,6 +235,7 @@ impl<'a> Walk<'a> {
         let (blamed, kind) = (error.blames_release(), self.request.kind);
         if let Some(host) = self.host.clone().filter(|host| host.ended().is_some()) {
             self.last_words = host.last_words();
+            self.lost_with_host();
             // Who waits for the operation is to find the old release serving again.
             self.node.recovered(&host).await;
         }

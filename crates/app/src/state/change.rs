@@ -1,0 +1,141 @@
+//! The way from older forms of the state to the one of this release, and back.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use relmgr_abi::state::{Older as Described, Schema};
+
+use super::{State, codec, shape_hash};
+use crate::Error;
+
+type Up<L, S> = Arc<dyn Fn(L) -> Result<S, Error> + Send + Sync>;
+type Down<S, L> = Option<Arc<dyn Fn(S) -> Result<L, Error> + Send + Sync>>;
+
+/// The older forms of the state that a release knows.
+pub struct CodeChange<S> {
+    older: Vec<Older<S>>,
+}
+
+/// An older form.
+struct Older<S> {
+    version: u32,
+    shape: u64,
+    take: Box<dyn Fn(&mut dyn Read) -> Result<S, Error> + Send + Sync>,
+    give: Option<Give<S>>,
+}
+
+type Give<S> = Box<dyn Fn(S, &mut dyn Write) -> Result<(), Error> + Send + Sync>;
+
+/// The steps down from the newest form, one release's form after the other.
+pub struct Steps<S, L = S> {
+    older: Vec<Older<S>>,
+    up: Up<L, S>,
+    down: Down<S, L>,
+}
+
+impl<S: State> CodeChange<S> {
+    /// No older form is known.
+    pub fn none() -> Self {
+        Self { older: vec![] }
+    }
+
+    /// Begins at the newest form.
+    pub fn steps() -> Steps<S> {
+        Steps { older: vec![], up: Arc::new(Ok), down: Some(Arc::new(Ok)) }
+    }
+
+    /// What is said of it.
+    pub(crate) fn describe(&self) -> Schema {
+        let older = self.older.iter().map(|older| Described {
+            version: older.version,
+            shape: codec::hex(older.shape),
+            hands_back: older.give.is_some(),
+        });
+        Schema { version: S::SCHEMA, shape: codec::hex(shape_hash::<S>()), older: older.collect() }
+    }
+
+    fn find(&self, schema: u32) -> Result<&Older<S>, String> {
+        let older = self.older.iter().find(|older| older.version == schema);
+        older.ok_or_else(|| format!("schema {schema} is none that this release knows"))
+    }
+
+    /// The shape that is meant by a schema version.
+    pub(crate) fn shape(&self, schema: u32) -> Result<u64, String> {
+        if schema == S::SCHEMA { Ok(shape_hash::<S>()) } else { Ok(self.find(schema)?.shape) }
+    }
+
+    /// Whether the state can be given in the form of `schema`.
+    pub(crate) fn gives(&self, schema: u32) -> Result<(), String> {
+        match schema == S::SCHEMA || self.find(schema)?.give.is_some() {
+            true => Ok(()),
+            false => Err(format!("there is no way back from schema {} to {schema}", S::SCHEMA)),
+        }
+    }
+
+    /// Reads a state of `schema` and brings it to the newest form.
+    pub(crate) fn take(&self, schema: u32, from: &mut dyn Read) -> Result<S, Error> {
+        match schema == S::SCHEMA {
+            true => codec::decode(from),
+            false => (self.find(schema)?.take)(from),
+        }
+    }
+
+    /// Brings a copy of the state to the form of `schema`, an older one, and writes it.
+    pub(crate) fn give(&self, copy: S, schema: u32, into: &mut dyn Write) -> Result<(), Error> {
+        match &self.find(schema)?.give {
+            Some(give) => give(copy, into),
+            None => Err(format!("there is no way back to schema {schema}").into()),
+        }
+    }
+}
+
+impl<S: State, L: 'static> Steps<S, L> {
+    /// The form before: `up` makes the form so far of it, `down` the other way round.
+    #[must_use]
+    pub fn from<O: State>(
+        self,
+        up: impl Fn(O) -> Result<L, Error> + Send + Sync + 'static,
+        down: impl Fn(L) -> Result<O, Error> + Send + Sync + 'static,
+    ) -> Steps<S, O> {
+        let Self { older, up: higher, down: lower } = self;
+        let down: Down<S, O> = lower.map(|lower| {
+            let both = move |state| lower(state).and_then(&down);
+            Arc::new(both) as Arc<dyn Fn(S) -> Result<O, Error> + Send + Sync>
+        });
+        Steps { older, up: Arc::new(move |state| up(state).and_then(|state| higher(state))), down }.noted()
+    }
+
+    /// The form before, without a way back to it and to what is older.
+    #[must_use]
+    pub fn from_only<O: State>(
+        self,
+        up: impl Fn(O) -> Result<L, Error> + Send + Sync + 'static,
+    ) -> Steps<S, O> {
+        let Self { older, up: higher, .. } = self;
+        let up: Up<O, S> = Arc::new(move |state| up(state).and_then(|state| higher(state)));
+        Steps { older, up, down: None }.noted()
+    }
+
+    /// That is all.
+    pub fn done(self) -> CodeChange<S> {
+        CodeChange { older: self.older }
+    }
+}
+
+impl<S: State, O: State> Steps<S, O> {
+    /// Adds the form that was just reached.
+    fn noted(mut self) -> Self {
+        let up = self.up.clone();
+        let give = self.down.clone().map(|down| {
+            let give = move |state, into: &mut dyn Write| codec::encode(&down(state)?, into);
+            Box::new(give) as Give<S>
+        });
+        self.older.push(Older {
+            version: O::SCHEMA,
+            shape: shape_hash::<O>(),
+            take: Box::new(move |from| up(codec::decode(from)?)),
+            give,
+        });
+        self
+    }
+}

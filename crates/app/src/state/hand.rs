@@ -1,0 +1,362 @@
+//! Giving the state away, taking it over, and getting it back. Each runs on the instance's own runtime; what reads
+//! and writes the bytes runs on blocking threads of it, so that both ends of a hand-over work at the same time.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use relmgr_abi::body::{BodySource, FfiBody, Frame, SizeHint};
+use relmgr_abi::buffer::FfiBytes;
+use relmgr_abi::future::panic_message;
+use relmgr_abi::state::{Schema, Trial};
+use tokio::sync::{Notify, mpsc};
+
+use super::codec::{self, ChunkReader, ChunkWriter};
+use super::{CodeChange, State, Stateful};
+use crate::instance::{Running, outcome};
+use crate::response::describe;
+use crate::{Application, Error};
+
+/// So many chunks may be on their way: one end rarely waits for the other, and neither gathers them.
+const AHEAD: usize = 4;
+
+type App<A> = Arc<OnceLock<Running<A>>>;
+
+/// Whether an application keeps state, as a type of the export.
+pub trait Kind<A: Application>: 'static {
+    /// What is said of the state.
+    fn describe() -> Option<Schema>;
+
+    /// Reads and changes a state, and forgets it.
+    fn trial(schema: u32, body: FfiBody) -> impl Future<Output = Result<Trial, String>> + Send + 'static;
+
+    /// Gives the state away.
+    fn give(
+        app: App<A>,
+        kept: Arc<Kept>,
+        schema: u32,
+    ) -> impl Future<Output = Result<FfiBody, String>> + Send + 'static;
+
+    /// Takes a state over.
+    fn take(
+        app: App<A>,
+        kept: Arc<Kept>,
+        schema: u32,
+        body: FfiBody,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static;
+
+    /// Goes on with the state that was kept.
+    fn back(app: App<A>, kept: Arc<Kept>) -> impl Future<Output = Result<(), String>> + Send + 'static;
+}
+
+/// An application without state.
+pub struct Stateless;
+
+const NONE: &str = "this release keeps no state";
+
+impl<A: Application> Kind<A> for Stateless {
+    fn describe() -> Option<Schema> {
+        None
+    }
+
+    async fn trial(_: u32, _: FfiBody) -> Result<Trial, String> {
+        Err(NONE.into())
+    }
+
+    async fn give(_: App<A>, _: Arc<Kept>, _: u32) -> Result<FfiBody, String> {
+        Err(NONE.into())
+    }
+
+    async fn take(_: App<A>, _: Arc<Kept>, _: u32, _: FfiBody) -> Result<(), String> {
+        Err(NONE.into())
+    }
+
+    async fn back(_: App<A>, _: Arc<Kept>) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Where the state of an instance is.
+#[derive(Default)]
+enum Stage {
+    /// With the application.
+    #[default]
+    Serving,
+    /// The application is giving it.
+    Suspending,
+    /// Nobody waits for it any more: it goes back when it comes.
+    Abandoned,
+    /// It is being written.
+    Writing,
+    /// Here.
+    Held(Box<dyn Any + Send>),
+}
+
+/// The state that an instance has given away, until it is certain that it was taken.
+#[derive(Default)]
+pub struct Kept {
+    stage: Mutex<Stage>,
+    written: Notify,
+}
+
+impl Kept {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, state: impl Any + Send) {
+        *self.stage() = Stage::Held(Box::new(state));
+        self.written.notify_waiters();
+    }
+
+    /// Takes it out, waiting for its writer; `None`: the application has it, or gets it by itself.
+    async fn take_back(&self) -> Option<Box<dyn Any + Send>> {
+        loop {
+            let written = self.written.notified();
+            let mut written = std::pin::pin!(written);
+            written.as_mut().enable();
+            match &mut *self.stage() {
+                Stage::Serving | Stage::Abandoned => return None,
+                stage @ Stage::Suspending => {
+                    *stage = Stage::Abandoned;
+                    return None;
+                }
+                Stage::Writing => {}
+                stage @ Stage::Held(_) => {
+                    if let Stage::Held(state) = std::mem::take(stage) {
+                        return Some(state);
+                    }
+                }
+            }
+            written.await;
+        }
+    }
+
+    /// Forgets it, which may take a while.
+    pub(crate) fn forget(&self) {
+        drop(std::mem::take(&mut *self.stage()));
+    }
+}
+
+/// An application with state.
+pub struct WithState;
+
+impl<A: Stateful> Kind<A> for WithState {
+    fn describe() -> Option<Schema> {
+        Some(A::code_change().describe())
+    }
+
+    async fn trial(schema: u32, body: FfiBody) -> Result<Trial, String> {
+        let begun = Instant::now();
+        let (_, bytes) = read::<A>(schema, body).await?;
+        Ok(Trial { bytes, ms: begun.elapsed().as_secs_f64() * 1e3 })
+    }
+
+    async fn give(app: App<A>, kept: Arc<Kept>, schema: u32) -> Result<FfiBody, String> {
+        let change = A::code_change();
+        change.gives(schema)?;
+        let shape = change.shape(schema)?;
+        match &mut *kept.stage() {
+            stage @ Stage::Serving => *stage = Stage::Suspending,
+            _ => return Err("its state has been given away already".into()),
+        }
+        let holder = app.clone();
+        let suspend = tokio::spawn(async move { started(&holder)?.app.suspend().await });
+        let state = match outcome(suspend, "suspend").await {
+            Ok(state) => state,
+            Err(words) => {
+                kept.forget();
+                return Err(format!("suspend failed: {words}"));
+            }
+        };
+        let abandoned = match &mut *kept.stage() {
+            stage @ Stage::Suspending => {
+                *stage = Stage::Writing;
+                false
+            }
+            _ => true,
+        };
+        if abandoned {
+            let words = match resume(app, state).await {
+                Ok(()) => "suspend came to its end too late, the state went back".to_owned(),
+                Err(words) => words,
+            };
+            crate::log::send(2, "relmgr_app", &words);
+            kept.forget();
+            return Err(words);
+        }
+        let (chunks, body) = mpsc::channel(AHEAD);
+        tokio::task::spawn_blocking(move || write(&change, state, &kept, (schema, shape), &chunks));
+        Ok(FfiBody::new(Written(body)))
+    }
+
+    async fn take(app: App<A>, kept: Arc<Kept>, schema: u32, body: FfiBody) -> Result<(), String> {
+        let (state, _) = read::<A>(schema, body).await?;
+        resume(app, state).await?;
+        // Nobody waits for the end of what this replaces.
+        tokio::task::spawn_blocking(move || kept.forget());
+        Ok(())
+    }
+
+    async fn back(app: App<A>, kept: Arc<Kept>) -> Result<(), String> {
+        match kept.take_back().await.map(<Box<dyn Any + Send>>::downcast::<A::State>) {
+            Some(Ok(state)) => resume(app, *state).await,
+            // What is kept was put there by `give`.
+            Some(Err(_)) => Err("what was kept is no state".into()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn started<A: Application>(app: &App<A>) -> Result<&Running<A>, Error> {
+    app.get().ok_or_else(|| "the application has not started".into())
+}
+
+async fn resume<A: Stateful>(app: App<A>, state: A::State) -> Result<(), String> {
+    let resume = tokio::spawn(async move { started(&app)?.app.resume(state).await });
+    outcome(resume, "resume").await.map_err(|words| format!("resume failed: {words}"))
+}
+
+type Chunk = Result<Vec<u8>, String>;
+
+/// Writes `state` to `chunks` in the form that is asked for, and keeps it.
+fn write<S: State>(
+    change: &CodeChange<S>,
+    state: S,
+    kept: &Arc<Kept>,
+    (schema, shape): (u32, u64),
+    chunks: &mpsc::Sender<Chunk>,
+) {
+    let send = |chunk| chunks.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into());
+    let written = match schema == S::SCHEMA {
+        true => write_own(state, shape, kept, send),
+        false => write_older(change, state, kept, (schema, shape), send),
+    };
+    if let Err(words) = written {
+        // Who gave up does not listen.
+        let _ = chunks.blocking_send(Err(words));
+    }
+}
+
+/// Writes the state in its own form, and keeps it.
+fn write_own<S: State>(
+    state: S,
+    shape: u64,
+    kept: &Kept,
+    send: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> Result<(), String> {
+    let written = caught("writing the state", || {
+        let mut chunks = ChunkWriter::new(S::SCHEMA, shape, send)?;
+        codec::encode(&state, &mut chunks)?;
+        Ok(chunks.finish().map(drop)?)
+    });
+    kept.put(state);
+    written
+}
+
+/// Writes a copy of the state in an older form. The copy goes by way of its bytes, since nothing else is known of how
+/// to make one, and another thread writes them: the state itself is out of reach of whatever the change does.
+fn write_older<S: State>(
+    change: &CodeChange<S>,
+    state: S,
+    kept: &Arc<Kept>,
+    (schema, shape): (u32, u64),
+    send: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> Result<(), String> {
+    let own_shape = super::shape_hash::<S>();
+    let (chunks, copied) = std::sync::mpsc::sync_channel::<Vec<u8>>(AHEAD);
+    let keeper = kept.clone();
+    let copier = std::thread::spawn(move || {
+        let send = |chunk| chunks.send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into());
+        write_own(state, own_shape, &keeper, send)
+    });
+    let changed = caught("code_change", move || {
+        let next = || Ok(copied.recv().ok().map(Bytes::from));
+        let mut from = ChunkReader::new(S::SCHEMA, own_shape, next)?;
+        let copy = codec::decode(&mut from)?;
+        from.finish()?;
+        let mut chunks = ChunkWriter::new(schema, shape, send)?;
+        change.give(copy, schema, &mut chunks)?;
+        Ok(chunks.finish().map(drop)?)
+    });
+    match (copier.join(), changed) {
+        (Ok(Err(words)), Err(changed)) if !words.contains("broken pipe") => {
+            Err(format!("{words}; then {changed}"))
+        }
+        (_, changed) => changed,
+    }
+}
+
+/// Runs the application's code; a panic in words.
+fn caught<T>(what: &str, work: impl FnOnce() -> Result<T, Error>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| format!("{what} failed: {}", describe(error.as_ref()))),
+        Err(payload) => Err(format!("{what} panicked: {}", panic_message(payload))),
+    }
+}
+
+/// Reads a state of `schema` and changes it into this release's form; how many bytes it had.
+async fn read<A: Stateful>(schema: u32, mut body: FfiBody) -> Result<(A::State, u64), String> {
+    let change = A::code_change();
+    let shape = change.shape(schema)?;
+    let (chunks, mut pieces) = mpsc::channel::<Result<Bytes, String>>(AHEAD);
+    let reading = tokio::task::spawn_blocking(move || {
+        caught("code_change", || {
+            let next = || pieces.blocking_recv().transpose().map_err(io::Error::other);
+            let mut from = ChunkReader::new(schema, shape, next)?;
+            let state = change.take(schema, &mut from)?;
+            Ok((state, from.finish()?))
+        })
+    });
+    while let Some(piece) = next(&mut body).await {
+        // Who reads has found it wanting.
+        if chunks.send(piece).await.is_err() {
+            break;
+        }
+    }
+    drop((body, chunks));
+    match reading.await {
+        Ok(result) => result,
+        Err(error) => Err(format!("code_change was cancelled: {error}")),
+    }
+}
+
+/// The next piece of a body; `None`: it is over.
+async fn next(body: &mut FfiBody) -> Option<Result<Bytes, String>> {
+    poll_fn(|cx| {
+        loop {
+            return match body.poll_frame(cx.waker()) {
+                Frame::Pending => Poll::Pending,
+                Frame::Data(bytes) => Poll::Ready(Some(Ok(Bytes::from_owner(bytes)))),
+                Frame::Trailers(_) => continue,
+                Frame::End => Poll::Ready(None),
+                Frame::Failed(words) => Poll::Ready(Some(Err(words.into()))),
+            };
+        }
+    })
+    .await
+}
+
+/// The state as the host reads it.
+struct Written(mpsc::Receiver<Chunk>);
+
+impl BodySource for Written {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Frame {
+        match self.0.poll_recv(cx) {
+            Poll::Pending => Frame::Pending,
+            Poll::Ready(None) => Frame::End,
+            Poll::Ready(Some(Ok(chunk))) => Frame::Data(FfiBytes::from(chunk)),
+            Poll::Ready(Some(Err(words))) => Frame::Failed(words.into()),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint { lower: 0, upper: u64::MAX }
+    }
+}
