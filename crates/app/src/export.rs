@@ -81,6 +81,7 @@ impl<A: Application> Tables<A> {
         conf_change: instance::ffi_conf_change::<A>,
         children: instance::ffi_children::<A>,
         suspend_within: instance::ffi_suspend_within::<A>,
+        hand_down: instance::ffi_hand_down::<A>,
     });
 
     const ROOT: AppRootRef = AppRootRef(Self::ROOT_FIELDS.static_as_prefix());
