@@ -366,6 +366,9 @@ pub struct NodeStatus {
     /// The signed channel that the node follows; `None`: none was seen yet, or nobody is asked to sign.
     #[serde(default)]
     pub channel: Option<ChannelStatus>,
+    /// The state tables; `None`: the release that serves has opened none.
+    #[serde(default)]
+    pub tables: Option<crate::tables::TablesStatus>,
 }
 
 /// What a node has last seen of its signed channel.

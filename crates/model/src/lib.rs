@@ -33,6 +33,7 @@ pub mod probation;
 pub mod record;
 pub mod settings;
 pub mod status;
+pub mod tables;
 pub mod version;
 
 pub use version::Version;

@@ -32,6 +32,9 @@ pub struct Settings {
     /// Loading and unloading.
     #[serde(default)]
     pub loader: Loader,
+    /// State tables.
+    #[serde(default)]
+    pub tables: crate::tables::Tables,
     /// The trial of a release.
     #[serde(default)]
     pub preflight: Preflight,
@@ -440,6 +443,12 @@ impl Settings {
         }
         if self.preflight.files < 16 {
             return fault("preflight.files", "is below 16: no application starts with so few open files");
+        }
+        if self.tables.max_bytes < 1024 * 1024 {
+            return fault("tables.max_bytes", "is below 1048576: no table would fit");
+        }
+        if !self.tables.memory.is_absolute() {
+            return fault("tables.memory", "is no absolute path, such as \"/dev/shm\"");
         }
         if self.http.limits.connections == 0 {
             return fault("http.limits.connections", "is 0: nobody could connect");

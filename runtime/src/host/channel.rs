@@ -110,6 +110,8 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
         }
         Command::Generations => Ok(Answer::Generations { generations: host.generations() }),
         Command::Counts => Ok(Answer::Counts { releases: host.counts() }),
+        // Memory is read, and no file: it needs no other thread.
+        Command::Tables => Ok(Answer::Tables { tables: super::tables::status() }),
         Command::Pulse => Ok(host.pulse()),
         Command::Init(_) | Command::Stop { .. } => {
             Err(HostError { message: "the host has been initialised already".into() })
@@ -127,6 +129,9 @@ async fn read_init(commands: &mut Commands) -> anyhow::Result<(u64, HostStart)> 
 
 fn init(start: HostStart) -> anyhow::Result<(Arc<Host>, relmgr_model::settings::Limits)> {
     library::NEVER_UNLOAD.store(start.unload == Unload::Never, Ordering::Relaxed);
+    if let Some(tables) = start.tables {
+        super::tables::settle(tables);
+    }
     let limits = start.limits.clone();
     let front = Front::new(start.version_path, start.limits);
     let listeners = (0..start.listeners).map(|at| inherited_listener(FIRST_LISTENER_FD + at as RawFd));
