@@ -20,3 +20,4 @@ mod random;
 mod repository;
 mod retire;
 mod supervisor;
+mod tables;
