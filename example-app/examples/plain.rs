@@ -6,6 +6,7 @@ use axum::serve::ListenerExt;
 use live_poll::LivePoll;
 use live_poll::settings::Settings;
 use relmgr_app::Application;
+use relmgr_app::testing::Alone;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,6 +15,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("listening on {}", listener.local_addr()?);
     // As the host has it.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    axum::serve(listener, LivePoll::new("plain", Settings::default()).router()).await?;
+    // The same store as a host's, in a directory of its own.
+    let alone = Alone::new()?;
+    let app = LivePoll::open(&alone.context("plain"), Settings::default())?;
+    axum::serve(listener, app.router()).await?;
     Ok(())
 }

@@ -67,6 +67,10 @@ impl From<PollError> for Fault {
             PollError::Closed => Self(StatusCode::CONFLICT, "the poll is closed".into()),
             PollError::NoOption => Self(StatusCode::UNPROCESSABLE_ENTITY, "there is no such option".into()),
             PollError::Invalid(reason) => Self(StatusCode::UNPROCESSABLE_ENTITY, reason),
+            PollError::Tables(error) => {
+                tracing::error!(%error, "the polls' tables");
+                Self(StatusCode::SERVICE_UNAVAILABLE, "polls cannot be read or written just now".into())
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`settings`] | what `app.conf` may say |
-//! | [`polls`] | polls and votes, without HTTP |
+//! | [`polls`] | polls and votes in state tables, without HTTP |
 //! | [`api`] | polls over HTTP, as JSON |
 //! | [`pages`] | polls for people |
 //! | [`debug`] | handlers that sleep, stream, echo and panic, for tests and benchmarks |
@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use chrono::Utc;
+use relmgr_app::tables::TableError;
 use relmgr_app::{Application, Child, ConfChange, Context, Error, Restart, Strategy, Supervisor};
 
 use polls::Polls;
@@ -51,11 +52,14 @@ impl Shared {
 }
 
 impl LivePoll {
-    /// An application without polls.
-    pub fn new(version: &str, settings: Settings) -> Self {
-        let polls = Polls::new(settings.poll.max_options);
+    /// The application with the polls that the releases before it left.
+    ///
+    /// # Errors
+    /// [`TableError`]: their tables cannot be opened.
+    pub fn open(context: &Context, settings: Settings) -> Result<Self, TableError> {
+        let polls = Polls::open(context, settings.poll.max_options)?;
         let settings = RwLock::new(Arc::new(settings));
-        Self(Arc::new(Shared { version: version.to_owned(), settings, polls }))
+        Ok(Self(Arc::new(Shared { version: context.version().to_owned(), settings, polls })))
     }
 }
 
@@ -65,7 +69,7 @@ impl Application for LivePoll {
 
     async fn start(context: Context, settings: Settings) -> Result<Self, Error> {
         tracing::info!(title = settings.poll.title, "live-poll starts");
-        Ok(Self::new(context.version(), settings))
+        Ok(Self::open(&context, settings)?)
     }
 
     fn router(&self) -> Router {
@@ -78,7 +82,7 @@ impl Application for LivePoll {
 
     async fn health(&self) -> Result<(), Error> {
         // What a database would be asked: can it be read?
-        self.0.polls.count();
+        self.0.polls.count()?;
         Ok(())
     }
 
@@ -94,8 +98,9 @@ impl Application for LivePoll {
             let shared = shared.clone();
             async move {
                 while !context.stopping_within(Duration::from_millis(500)).await {
-                    for id in shared.polls.close_expired(Utc::now()) {
-                        tracing::info!(id, "poll closed");
+                    match shared.polls.close_expired(Utc::now()) {
+                        Ok(closed) => closed.iter().for_each(|id| tracing::info!(id, "poll closed")),
+                        Err(error) => tracing::warn!(%error, "polls are not closed"),
                     }
                 }
             }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::Html;
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use chrono::Utc;
 
 use crate::Shared;
-use crate::polls::Results;
+use crate::api::Fault;
+use crate::polls::{PollError, Results};
 
 /// The routes.
 pub fn router() -> Router<Arc<Shared>> {
@@ -24,30 +25,28 @@ const FORM: &str = include_str!("pages/form.html");
 /// How many polls the start page shows.
 const NEWEST: usize = 20;
 
-async fn start(State(shared): State<Arc<Shared>>) -> Html<String> {
+async fn start(State(shared): State<Arc<Shared>>) -> Result<Html<String>, Fault> {
     let mut body = String::from("<h1>");
     let settings = shared.settings();
     body += &escape(&settings.poll.title);
     body += "</h1><ul class=\"polls\">";
-    for (id, question) in shared.polls.newest(NEWEST) {
+    for (id, question) in shared.polls.newest(NEWEST)? {
         // Writing to a string does not fail.
         let _ = write!(body, "<li><a href=\"/polls/{id}/page\">{}</a></li>", escape(&question));
     }
     body += "</ul>";
     body += FORM;
-    Html(frame(&shared, &settings.poll.title, &body))
+    Ok(Html(frame(&shared, &settings.poll.title, &body)))
 }
 
-async fn poll(
-    State(shared): State<Arc<Shared>>,
-    Path(id): Path<u64>,
-) -> Result<Html<String>, (StatusCode, Html<String>)> {
+async fn poll(State(shared): State<Arc<Shared>>, Path(id): Path<u64>) -> Result<Response, Fault> {
     match shared.polls.results(id, Utc::now()) {
-        Ok(results) => Ok(Html(frame(&shared, &results.question, &bars(id, &results)))),
-        Err(_) => {
+        Ok(results) => Ok(Html(frame(&shared, &results.question, &bars(id, &results))).into_response()),
+        Err(PollError::Unknown) => {
             let body = "<h1>There is no such poll</h1><p><a href=\"/\">All polls</a></p>";
-            Err((StatusCode::NOT_FOUND, Html(frame(&shared, "No such poll", body))))
+            Ok((StatusCode::NOT_FOUND, Html(frame(&shared, "No such poll", body))).into_response())
         }
+        Err(error) => Err(error.into()),
     }
 }
 

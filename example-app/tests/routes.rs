@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use live_poll::LivePoll;
 use live_poll::settings::Settings;
 use relmgr_app::Application;
+use relmgr_app::testing::Alone;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -20,13 +21,15 @@ async fn ask(app: &LivePoll, method: &str, path: &str, body: Option<Value>) -> (
     (status, String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn app() -> LivePoll {
-    LivePoll::new("1.2.3", Settings::default())
+/// The application over state tables of its own, which go with what is returned beside it.
+fn app() -> (LivePoll, Alone) {
+    let alone = Alone::new().unwrap();
+    (LivePoll::open(&alone.context("1.2.3"), Settings::default()).unwrap(), alone)
 }
 
 #[tokio::test]
 async fn a_poll_is_made_voted_on_and_read() {
-    let app = app();
+    let (app, _alone) = app();
     let new = json!({"question": "Tea?", "options": ["yes", "no"]});
     assert_eq!(ask(&app, "POST", "/polls", Some(new)).await, (StatusCode::CREATED, "{\"id\":1}".into()));
     let (status, _) = ask(&app, "POST", "/polls/1/votes", Some(json!({"option": 1}))).await;
@@ -39,7 +42,7 @@ async fn a_poll_is_made_voted_on_and_read() {
 
 #[tokio::test]
 async fn mistakes_have_their_status_and_words() {
-    let app = app();
+    let (app, _alone) = app();
     ask(&app, "POST", "/polls", Some(json!({"question": "Tea?", "options": ["yes", "no"]}))).await;
     let past = json!({"question": "Old?", "options": ["a", "b"], "closes_at": "2020-01-01T00:00:00Z"});
     ask(&app, "POST", "/polls", Some(past)).await;
@@ -60,7 +63,7 @@ async fn mistakes_have_their_status_and_words() {
 
 #[tokio::test]
 async fn pages_show_bars_and_version_and_escape_what_users_write() {
-    let app = app();
+    let (app, _alone) = app();
     let new = json!({"question": "<script>alert(1)</script>{{version}}", "options": ["a & b", "\"c\""]});
     ask(&app, "POST", "/polls", Some(new)).await;
     for path in ["/", "/polls/1/page"] {
@@ -78,7 +81,7 @@ async fn pages_show_bars_and_version_and_escape_what_users_write() {
 
 #[tokio::test]
 async fn debug_handlers_do_what_they_say() {
-    let app = app();
+    let (app, _alone) = app();
     assert_eq!(ask(&app, "GET", "/debug/json", None).await.1, "{\"ok\":true}");
     assert_eq!(ask(&app, "GET", "/debug/bytes?n=100000", None).await.1.len(), 100_000);
     assert_eq!(ask(&app, "GET", "/debug/stream?chunks=2&interval_ms=1", None).await.1, "chunk 0\nchunk 1\n");
@@ -89,7 +92,7 @@ async fn debug_handlers_do_what_they_say() {
 
 #[tokio::test]
 async fn changed_settings_apply_to_what_comes_next() {
-    let app = app();
+    let (app, _alone) = app();
     let new = |options: &[&str]| json!({"question": "Tea?", "options": options});
     assert_eq!(ask(&app, "POST", "/polls", Some(new(&["a", "b", "c"]))).await.0, StatusCode::CREATED);
     let mut settings = Settings::default();
@@ -102,4 +105,15 @@ async fn changed_settings_apply_to_what_comes_next() {
     let (status, words) = ask(&app, "POST", "/polls", Some(new(&["a", "b", "c"]))).await;
     assert!(status.is_client_error() && words.contains("2 options at most"), "{status} {words}");
     assert_eq!(ask(&app, "GET", "/polls/1", None).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn votes_are_there_for_the_next_release() {
+    let (app, alone) = app();
+    ask(&app, "POST", "/polls", Some(json!({"question": "Tea?", "options": ["yes", "no"]}))).await;
+    ask(&app, "POST", "/polls/1/votes", Some(json!({"option": 1}))).await;
+    let next = LivePoll::open(&alone.context("1.2.4"), Settings::default()).unwrap();
+    ask(&next, "POST", "/polls/1/votes", Some(json!({"option": 1}))).await;
+    let (_, body) = ask(&app, "GET", "/polls/1", None).await;
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["options"][1]["votes"], 2);
 }

@@ -22,5 +22,6 @@ mod repository;
 mod retire;
 mod state;
 mod supervisor;
+mod tables;
 mod tls;
 mod webhooks;

@@ -84,8 +84,8 @@ const SUBJECTS: &[Subject] = &[
                 name: "one line of logic",
                 edits: &[(
                     "example-app/src/polls.rs",
-                    "option.votes += 1;",
-                    "option.votes = if option.votes > 1_000_000 { 0 } else { option.votes + 1 };",
+                    "txn.add(&self.votes, &(id, option.ok_or(PollError::NoOption)?), 1)?;",
+                    "txn.add(&self.votes, &(id, option.ok_or(PollError::NoOption)?), if id > 1_000_000 { 2 } else { 1 })?;",
                 )],
                 older: &[],
                 backwards: false,

@@ -8,14 +8,15 @@ use crate::run::{cargo, has_cargo, run};
 
 /// Which crates of ours a crate may use: arrows point down only. Those that are not named here (testkit, tests,
 /// xtask, applications) may use all.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("relmgr-abi", &[]),
     ("relmgr-model", &[]),
     ("relmgr-conf", &["relmgr-model"]),
     ("relmgr-store", &["relmgr-model"]),
     ("relmgr-app-derive", &[]),
-    ("relmgr-app", &["relmgr-abi", "relmgr-app-derive"]),
-    ("relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store"]),
+    ("relmgr-tables", &["relmgr-abi"]),
+    ("relmgr-app", &["relmgr-abi", "relmgr-app-derive", "relmgr-tables"]),
+    ("relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store", "relmgr-tables"]),
     ("cargo-relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store"]),
     ("live-poll", &["relmgr-app"]),
 ];

@@ -11,6 +11,7 @@
 //! | [`head`] | a request's head, borrowed for one call; a response |
 //! | [`conf`] | settings that change while the application runs |
 //! | [`children`] | the background children, as the application shows them |
+//! | [`tables`] | state tables, which the host keeps |
 //! | [`body`] | a body that streams, in either direction |
 //! | [`future`] | what is asynchronous |
 //! | [`waker`] | how the one who waits is woken |
@@ -40,6 +41,7 @@ pub mod head;
 pub mod library;
 pub mod root;
 pub mod state;
+pub mod tables;
 pub mod waker;
 
 /// For the export macro of `relmgr-app`.

@@ -2,11 +2,12 @@
 //! with a new [`crate::ABI_MINOR`], and a library that has fewer is served all the same.
 
 use abi_stable::StableAbi;
-use abi_stable::std_types::{ROption, RResult, RString, RVec};
+use abi_stable::std_types::{ROption, RResult, RStr, RString, RVec};
 
 use crate::body::FfiBody;
 use crate::future::FfiFuture;
 use crate::head::{RequestHead, Response};
+use crate::tables::{FfiStore, TableFault};
 
 /// What a library offers, before anything in it runs.
 #[repr(C)]
@@ -125,6 +126,10 @@ pub struct InstanceFunctions {
     /// What `state_out` gave was not taken: goes on with the state that the instance kept. Since contract 1.3; where
     /// it is missing, there is no state.
     pub state_back: unsafe extern "C" fn(*const ()) -> FfiFuture<RResult<(), RString>>,
+    /// Makes every record of its tables readable for all who have them open: a release of an older schema is about
+    /// to take over. How many were written; the future ends when none is left. Since contract 1.3; where it is
+    /// missing, the release has no tables.
+    pub hand_down: unsafe extern "C" fn(*const ()) -> FfiFuture<RResult<u64, RString>>,
 }
 
 /// The host's functions for an application. The host is never unmapped.
@@ -136,6 +141,9 @@ pub struct Host {
     /// Takes a log record.
     #[sabi(last_prefix_field)]
     pub log: extern "C" fn(LogRecord),
+    /// The state tables, for an instance of the release of this version; it gives them up by dropping them. Since
+    /// contract 1.3; where it is missing, there are none.
+    pub tables: extern "C" fn(RStr<'_>) -> RResult<FfiStore, TableFault>,
 }
 
 /// A log record of an application.

@@ -96,6 +96,7 @@ impl<A: Application, K: Kind<A>> Tables<A, K> {
         state_out: instance::ffi_state_out::<A, K>,
         state_in: instance::ffi_state_in::<A, K>,
         state_back: instance::ffi_state_back::<A, K>,
+        hand_down: instance::ffi_hand_down::<A>,
     });
 
     const ROOT: AppRootRef = AppRootRef(Self::ROOT_FIELDS.static_as_prefix());

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use relmgr_abi::root::HostRef;
+
+use crate::tables::{Key, Record, Table, TableError, Tables};
 
 /// Settings of an application that has none: a key in `app.conf` is an error.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
@@ -17,11 +21,80 @@ pub struct Context(Arc<Inner>);
 struct Inner {
     version: String,
     directory: PathBuf,
+    tables: Mutex<Access>,
+}
+
+/// How the tables are reached.
+enum Access {
+    /// Nobody has asked for them.
+    Host(HostRef),
+    Open(Tables),
+    /// The generation is over.
+    Closed,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host(_) => "not asked for",
+            Self::Open(_) => "open",
+            Self::Closed => "closed",
+        })
+    }
 }
 
 impl Context {
-    pub(crate) fn new(version: String, directory: PathBuf) -> Self {
-        Self(Arc::new(Inner { version, directory }))
+    pub(crate) fn new(version: String, directory: PathBuf, host: HostRef) -> Self {
+        Self(Arc::new(Inner { version, directory, tables: Mutex::new(Access::Host(host)) }))
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn alone(version: &str, tables: Tables) -> Self {
+        let tables = Mutex::new(Access::Open(tables));
+        Self(Arc::new(Inner { version: version.into(), directory: PathBuf::new(), tables }))
+    }
+
+    /// Opens a state table, making it when it is not there; see [`tables`](crate::tables). Best in
+    /// [`start`](crate::Application::start): a table that cannot be opened is then a reason not to upgrade, and the
+    /// sweep begins when the release becomes current.
+    ///
+    /// # Errors
+    /// [`TableError::Type`] where it holds other keys or records, or the store's.
+    pub fn table<K: Key, V: Record>(&self, name: &str) -> Result<Table<K, V>, TableError> {
+        self.tables()?.table(name)
+    }
+
+    /// All state tables, for transactions of several operations.
+    ///
+    /// # Errors
+    /// [`TableError::None`], or why the host cannot open them.
+    pub fn tables(&self) -> Result<Tables, TableError> {
+        let mut access = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*access {
+            Access::Open(tables) => Ok(tables.clone()),
+            Access::Closed => Err(TableError::Closed("the release has stopped".into())),
+            Access::Host(host) => {
+                let tables = Tables::of(*host, &self.0.version)?;
+                *access = Access::Open(tables.clone());
+                Ok(tables)
+            }
+        }
+    }
+
+    /// The tables, if somebody has asked for them.
+    pub(crate) fn opened_tables(&self) -> Option<Tables> {
+        match &*self.0.tables.lock().unwrap_or_else(PoisonError::into_inner) {
+            Access::Open(tables) => Some(tables.clone()),
+            Access::Host(_) | Access::Closed => None,
+        }
+    }
+
+    /// The generation is over: what it writes need not be readable for it any more.
+    pub(crate) fn close_tables(&self) {
+        let mut access = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Access::Open(tables) = std::mem::replace(&mut *access, Access::Closed) {
+            tables.close();
+        }
     }
 
     /// The release's version, such as `2026.1120.192733`.

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::conf::NotTaken;
 use crate::response::describe;
 use crate::state::{Kept, Kind};
+use crate::tables::Sweeper;
 use crate::within::{self, Within};
 use crate::{Application, Context, Error, HttpService, children, log, request, response};
 
@@ -35,6 +36,9 @@ pub(crate) struct Instance<A: Application> {
     started: watch::Receiver<Option<Result<(), String>>>,
     children: Mutex<Option<children::Running>>,
     kept: Arc<Kept>,
+    /// `None`: its settings were none.
+    context: Option<Context>,
+    sweeper: Mutex<Option<Sweeper>>,
 }
 
 /// An application that has started.
@@ -57,7 +61,8 @@ type Told = RResult<(), RString>;
 
 fn decode<A: Application>(args: &StartArgs) -> Result<(Context, A::Settings), String> {
     let settings = crate::settings::decode(&args.settings)?;
-    Ok((Context::new(args.version.to_string(), PathBuf::from(args.directory.as_str())), settings))
+    let directory = PathBuf::from(args.directory.as_str());
+    Ok((Context::new(args.version.to_string(), directory, args.host), settings))
 }
 
 /// What axum's own server does with a router before it serves: without it, axum makes a route's service anew for
@@ -118,6 +123,7 @@ impl<A: Application> Instance<A> {
         let (finished, started) = watch::channel(None);
 
         let decoded = decode::<A>(args);
+        let context = decoded.as_ref().ok().map(|(context, _)| context.clone());
         let slot = running.clone();
         runtime.spawn(async move {
             let begin = async {
@@ -134,14 +140,9 @@ impl<A: Application> Instance<A> {
             };
             finished.send_replace(Some(begin.await));
         });
-        Ok(Self {
-            id: within::next_id(),
-            runtime,
-            running,
-            started,
-            children: Mutex::new(None),
-            kept: Arc::default(),
-        })
+        let (children, sweeper) = (Mutex::new(None), Mutex::new(None));
+        let (id, kept) = (within::next_id(), Arc::default());
+        Ok(Self { id, runtime, running, started, children, kept, context, sweeper })
     }
 
     async fn wait_started(mut started: watch::Receiver<Option<Result<(), String>>>) -> Told {
@@ -166,16 +167,28 @@ impl<A: Application> Instance<A> {
                 }
             });
         }
+        drop(children);
+        let tables = self.context.as_ref().and_then(Context::opened_tables);
+        if let Some(tables) = tables {
+            self.sweeper().get_or_insert_with(|| Sweeper::start(tables, self.runtime.handle()));
+        }
     }
 
-    /// Ends the children; what is left after `patience` is dropped.
+    /// Ends the children; what is left after `patience` is dropped. Ends the sweep of the tables.
     fn suspend(&self, patience: Option<Duration>) -> impl Future<Output = ()> + Send + use<A> {
-        let children = self.children().take();
+        let (children, sweeper) = (self.children().take(), self.sweeper().take());
         async move {
             if let Some(children) = children {
                 children.stop(patience).await;
             }
+            if let Some(sweeper) = sweeper {
+                sweeper.stop().await;
+            }
         }
+    }
+
+    fn sweeper(&self) -> MutexGuard<'_, Option<Sweeper>> {
+        self.sweeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn children(&self) -> MutexGuard<'_, Option<children::Running>> {
@@ -183,7 +196,7 @@ impl<A: Application> Instance<A> {
     }
 
     fn destroy(self, patience: Duration) {
-        let Self { runtime, running, kept, .. } = self;
+        let Self { runtime, running, kept, context, .. } = self;
         let entered = runtime.enter();
         // Futures that held the application are over by now; should one be left, it frees it later.
         let end = || {
@@ -199,6 +212,9 @@ impl<A: Application> Instance<A> {
         }
         drop(entered);
         runtime.shutdown_timeout(patience);
+        if let Some(context) = context {
+            context.close_tables();
+        }
     }
 }
 
@@ -479,6 +495,19 @@ pub(crate) unsafe extern "C" fn ffi_state_back<A: Application, K: Kind<A>>(
     let instance = unsafe { instance::<A>(data) };
     let task = instance.runtime.spawn(K::back(instance.running.clone(), instance.kept.clone()));
     FfiFuture::new(async move { told(words(task, "resume").await) })
+}
+
+pub(crate) unsafe extern "C" fn ffi_hand_down<A: Application>(
+    data: *const (),
+) -> FfiFuture<RResult<u64, RString>> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let tables = instance.context.as_ref().and_then(Context::opened_tables);
+    let task = instance.runtime.spawn_blocking(move || match tables {
+        Some(tables) => tables.hand_down().map_err(Error::from),
+        None => Ok(0),
+    });
+    FfiFuture::new(async move { outcome(task, "handing down").await.map_err(RString::from).into() })
 }
 
 pub(crate) unsafe extern "C" fn ffi_stop<A: Application>(data: *const ()) -> FfiFuture<()> {

@@ -36,6 +36,7 @@
 //! * A handler that panics answers 500 and is counted; the connection and the process live on.
 //! * A thread that the application starts and never ends keeps its release's code in memory; `relmgr status`
 //!   names it. tokio's tasks are not threads: they are dropped with the runtime.
+//! * What is to outlive a release, or a death of the process, stands in [`tables`].
 //! * `tracing` events arrive in the host's log with the release's version: install no subscriber.
 
 // The derive macro names this crate from outside.
@@ -52,6 +53,7 @@ mod request;
 mod response;
 pub mod settings;
 pub mod state;
+pub mod tables;
 mod within;
 
 use std::future::Future;
@@ -61,6 +63,8 @@ pub use children::{Child, ChildContext, Restart, Shutdown, Strategy, Supervisor}
 pub use conf::ConfChange;
 pub use info::{Context, NoSettings, RequestInfo, TlsInfo};
 pub use settings::Settings;
+#[cfg(any(test, feature = "testing"))]
+pub use tables::testing;
 
 #[doc(hidden)]
 pub use export::__private;

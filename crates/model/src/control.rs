@@ -377,6 +377,9 @@ pub struct NodeStatus {
     /// The signed channel that the node follows; `None`: none was seen yet, or nobody is asked to sign.
     #[serde(default)]
     pub channel: Option<ChannelStatus>,
+    /// The state tables; `None`: the release that serves has opened none.
+    #[serde(default)]
+    pub tables: Option<crate::tables::TablesStatus>,
     /// How the node follows its channel; `None`: it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull: Option<PullStatus>,

@@ -127,6 +127,8 @@ pub enum Command {
     /// Say something, and what the current generation has answered. Answered by [`Answer::Pulse`]; a host whose
     /// workers are all stuck does not.
     Pulse,
+    /// What there is to say of the state tables. Answered by [`Answer::Tables`].
+    Tables,
     /// What has been answered since the host began, by release. Answered by [`Answer::Counts`].
     Counts,
     /// Stop accepting, let requests finish, stop the application, exit 0. Answered by [`Answer::Stopped`] when all
@@ -180,6 +182,18 @@ pub struct HostStart {
     pub limits: crate::settings::Limits,
     /// Whether retired libraries are unmapped.
     pub unload: crate::settings::Unload,
+    /// The state tables; absent: a supervisor of before had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TablesStart>,
+}
+
+/// Where a host's state tables lie, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablesStart {
+    /// The node's home directory, absolute.
+    pub home: PathBuf,
+    /// Its settings for them.
+    pub settings: crate::tables::Tables,
 }
 
 /// A release to load.
@@ -308,6 +322,11 @@ pub enum Answer {
     Counts {
         /// Oldest first; every release that is loaded, and the newest of those that were.
         releases: Vec<ReleaseCounts>,
+    },
+    /// The state tables.
+    Tables {
+        /// What there is to say; `None`: no release has opened one in this host.
+        tables: Option<crate::tables::TablesStatus>,
     },
     /// The host is about to exit.
     Stopped {

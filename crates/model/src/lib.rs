@@ -39,6 +39,7 @@ pub mod record;
 pub mod settings;
 pub mod state;
 pub mod status;
+pub mod tables;
 pub mod tls;
 pub mod version;
 

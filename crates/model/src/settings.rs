@@ -38,6 +38,9 @@ pub struct Settings {
     /// Loading and unloading.
     #[serde(default)]
     pub loader: Loader,
+    /// State tables.
+    #[serde(default)]
+    pub tables: crate::tables::Tables,
     /// The trial of a release.
     #[serde(default)]
     pub preflight: Preflight,
@@ -574,6 +577,12 @@ impl Settings {
         }
         if let Some(Err((key, reason))) = self.webhooks.iter().map(Webhook::check).find(Result::is_err) {
             return fault(key, reason);
+        }
+        if self.tables.max_bytes < 1024 * 1024 {
+            return fault("tables.max_bytes", "is below 1048576: no table would fit");
+        }
+        if !self.tables.memory.is_absolute() {
+            return fault("tables.memory", "is no absolute path, such as \"/dev/shm\"");
         }
         if self.http.limits.connections == 0 {
             return fault("http.limits.connections", "is 0: nobody could connect");

@@ -135,6 +135,19 @@ fn without_probation(settings: &str) -> String {
     }
 }
 
+/// `settings` with state tables that lie in `root`, not in the machine's shared memory: they go with it.
+fn with_tables_in(settings: &str, root: &Path) -> String {
+    const TABLE: &str = "[tables]\n";
+    let place = format!("{TABLE}memory = \"{}\"\n", root.display());
+    if settings.lines().any(|line| line.starts_with("memory =")) {
+        return settings.to_owned();
+    }
+    match settings.contains(TABLE) {
+        true => settings.replacen(TABLE, &place, 1),
+        false => format!("{settings}\n{place}"),
+    }
+}
+
 /// What a `relmgr` command came to.
 #[derive(Debug)]
 pub struct Done {
@@ -200,7 +213,7 @@ impl Node {
             "app = \"{app}\"\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[repository]\nurl = \"{}\"\n\
              allow_unsigned = true\n{}\n",
             node.repository_url(),
-            without_probation(extra)
+            with_tables_in(&without_probation(extra), node.root.path())
         );
         std::fs::write(node.home().join("relmgr.toml"), settings).unwrap();
         node

@@ -31,6 +31,7 @@ mod rollback;
 mod run;
 mod status;
 mod stop;
+mod tables;
 mod upgrade;
 mod version;
 

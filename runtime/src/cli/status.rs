@@ -12,6 +12,7 @@ use super::client::Client;
 use super::error::CommandError;
 use super::history::outcome;
 use super::output::{self, Format, moment, or_dash};
+use super::tables;
 
 /// Show what serves, what is loaded and how the last operation went
 #[derive(Debug, clap::Args)]
@@ -92,6 +93,7 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
     }
     text.push_str(&generations(&status.generations));
     text.push_str(&children(&status.generations, now));
+    text.push_str(&status.tables.as_ref().map(tables::text).unwrap_or_default());
     text
 }
 
@@ -353,6 +355,7 @@ mod tests {
                 reloads: 3,
                 refused: 1,
             }),
+            tables: Some(tables::tests::example()),
         };
         insta::assert_snapshot!(text(&status, at("2026-11-20T20:00:00Z")));
     }

@@ -11,11 +11,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use relmgr_abi::abi_stable::prefix_type::WithMetadata;
-use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RStr, RString};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
 use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Host, HostRef, Instance, LogRecord};
+use relmgr_abi::tables::{FfiStore, TableFault};
 
 use crate::log::APPLICATION;
 
@@ -121,11 +122,22 @@ pub async fn done(mut future: FfiFuture<()>) {
     .await;
 }
 
-static HOST_FIELDS: WithMetadata<Host> = WithMetadata::new(Host { log });
+/// Has the application make its tables' records readable for an older release; `None`: it has no tables.
+pub fn hand_down(instance: &Instance) -> Option<FfiFuture<RResult<u64, RString>>> {
+    let function = instance.functions.hand_down()?;
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data) })
+}
+
+static HOST_FIELDS: WithMetadata<Host> = WithMetadata::new(Host { log, tables });
 
 /// The host's functions for applications.
 pub fn host_functions() -> HostRef {
     HostRef(HOST_FIELDS.static_as_prefix())
+}
+
+extern "C" fn tables(version: RStr<'_>) -> RResult<FfiStore, TableFault> {
+    super::tables::lend(&version).into()
 }
 
 extern "C" fn log(record: LogRecord) {

@@ -122,6 +122,8 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
         }
         Command::Generations => Ok(Answer::Generations { generations: host.generations() }),
         Command::Counts => Ok(Answer::Counts { releases: host.counts() }),
+        // Memory is read, and no file: it needs no other thread.
+        Command::Tables => Ok(Answer::Tables { tables: super::tables::status() }),
         Command::Pulse => Ok(host.pulse()),
         Command::Init(_) | Command::Stop { .. } => {
             Err(HostError { message: "the host has been initialised already".into() })
@@ -139,6 +141,9 @@ async fn read_init(commands: &mut Commands) -> anyhow::Result<(u64, HostStart)> 
 
 fn init(start: HostStart) -> anyhow::Result<(Arc<Host>, relmgr_model::settings::Limits)> {
     library::NEVER_UNLOAD.store(start.unload == Unload::Never, Ordering::Relaxed);
+    if let Some(tables) = start.tables {
+        super::tables::settle(tables);
+    }
     let limits = start.limits.clone();
     let tls = (start.secure > 0).then(|| Tls::new(&start.certificates)).transpose()?;
     let front = Front::new(start.version_path, start.limits, tls);

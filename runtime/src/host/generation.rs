@@ -355,6 +355,17 @@ impl Generation {
         }
     }
 
+    /// Has it make its tables' records readable for an older release that is about to take over; how many it wrote.
+    ///
+    /// # Errors
+    /// Its words.
+    pub async fn hand_down(&self) -> Result<u64, Fault> {
+        match app::hand_down(&self.instance) {
+            Some(asked) => app::told(asked).await,
+            None => Ok(0),
+        }
+    }
+
     /// The application's own stop.
     pub async fn stop(&self) {
         app::done(app::ask(&self.instance, self.instance.functions.stop())).await;

@@ -31,6 +31,7 @@ pub mod retire;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod service;
 pub mod state;
+mod tables;
 pub mod tls;
 
 use std::collections::BTreeMap;
@@ -143,12 +144,40 @@ impl Host {
         lock(&self.known).loaded.insert(id, generation.facts.clone());
         lock(&self.live).insert(id, generation.clone());
         match generation.started(deadline).await {
-            Ok(()) => Ok(Answer::Loaded { generation: id }),
+            Ok(()) => match self.hand_down(deadline).await {
+                Ok(()) => Ok(Answer::Loaded { generation: id }),
+                Err(error) => {
+                    drop(generation);
+                    self.retire(id, Duration::ZERO).await?;
+                    Err(error)
+                }
+            },
             Err(error) => {
                 drop(generation);
                 self.retire(id, Duration::ZERO).await?;
                 Err(fault(&error))
             }
+        }
+    }
+
+    /// A release has been started that may know the records of the state tables in an older form only: the one that
+    /// serves writes them in that form too. It goes on serving meanwhile, so that the swap waits for no record.
+    async fn hand_down(&self, deadline: Duration) -> Result<(), HostError> {
+        let current = self.front.current.load_full();
+        let Some(current) = current else { return Ok(()) };
+        let limit = humantime::format_duration(deadline);
+        let words = |words: String| {
+            let version = &current.facts.version;
+            HostError { message: format!("the state tables of {version} could not be handed down: {words}") }
+        };
+        match tokio::time::timeout(deadline, current.hand_down()).await {
+            Ok(Ok(0)) => Ok(()),
+            Ok(Ok(records)) => {
+                tracing::info!(version = %current.facts.version, records, "state tables handed down");
+                Ok(())
+            }
+            Ok(Err(error)) => Err(words(error.to_string())),
+            Err(_) => Err(words(format!("it took longer than {limit} (upgrade.start)"))),
         }
     }
 

@@ -14,12 +14,13 @@ use relmgr_model::control::{
     ReleaseList, ReleaseStatus,
 };
 use relmgr_model::home::Home;
-use relmgr_model::host::{Answer, Command, HostStart};
+use relmgr_model::host::{Answer, Command, HostStart, TablesStart};
 use relmgr_model::manifest::AbiVersion;
 use relmgr_model::plan::{Facts, Machine};
 use relmgr_model::record::NodeRecord;
 use relmgr_model::settings::Settings;
 use relmgr_model::status::Status;
+use relmgr_model::tables::TablesStatus;
 use relmgr_store::journal::{self, JournalError};
 use relmgr_store::repository::Repository;
 use relmgr_store::tree::ReleaseTree;
@@ -290,6 +291,7 @@ impl Node {
             version_path: self.settings.http.version_path.clone(),
             limits: self.settings.http.limits.clone(),
             unload: self.settings.loader.unload,
+            tables: Some(TablesStart { home: absolute(&self.home), settings: self.settings.tables.clone() }),
         };
         host.init(start).await?;
         Ok(host)
@@ -334,7 +336,7 @@ impl Node {
 
     /// The answer to `status`.
     pub async fn status(&self) -> NodeStatus {
-        let generations = self.generations().await;
+        let (generations, tables) = tokio::join!(self.generations(), self.tables());
         let addresses = |secure| {
             let of_kind = self.listeners.iter().filter(move |listener| listener.secure == secure);
             of_kind.map(|listener| listener.address.to_string()).collect::<Vec<_>>()
@@ -367,6 +369,7 @@ impl Node {
                 conf: state.conf_status(),
                 channel: self.channel_status(&state.record),
                 pull: super::pull::status(self, &state.record),
+                tables,
             }
         })
     }
@@ -377,6 +380,16 @@ impl Node {
             let known = state.in_force.iter().chain(&state.in_force_before);
             known.fold(words.to_owned(), |words, in_force| in_force.effective.redact(&words))
         })
+    }
+
+    async fn tables(&self) -> Option<TablesStatus> {
+        let host = self.host()?;
+        // As for the generations.
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(1), host.call(Command::Tables));
+        match asked.await {
+            Ok(Ok(Answer::Tables { tables })) => tables,
+            _ => None,
+        }
     }
 
     async fn generations(&self) -> Vec<GenerationStatus> {

@@ -79,6 +79,7 @@ pub fn sample() -> Snapshot {
             reloads: 3,
             refused: 1,
         }),
+        tables: None,
         channel: Some(ChannelStatus {
             name: "default".into(),
             serial: 1_795_188_000,

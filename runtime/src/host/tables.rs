@@ -1,0 +1,192 @@
+//! The state tables: where they lie, opened when the first release asks for them.
+
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use relmgr_abi::tables::{FfiStore, TableFault, kind};
+use relmgr_model::host::TablesStart;
+use relmgr_model::tables::{Durability, SchemaCount, SweepStatus, Sync, TableStatus, Tables, TablesStatus};
+use relmgr_store::atomic;
+use relmgr_tables::{OpenError, Options, Store, TableFacts};
+
+/// What the supervisor says of them; none in a preflight.
+static START: OnceLock<TablesStart> = OnceLock::new();
+
+/// Open from the first time that a release asks, for as long as the host lives: LMDB must not have it open twice.
+static STORE: Mutex<Option<Store>> = Mutex::new(None);
+
+/// What is on its way with `sync = "relaxed"` reaches the disk so soon.
+const RELAXED: Duration = Duration::from_secs(1);
+
+/// Where they lie; to be said once, before a release is loaded.
+pub fn settle(start: TablesStart) {
+    // The channel takes one init only.
+    let _ = START.set(start);
+}
+
+/// Why there are no tables.
+#[derive(Debug, thiserror::Error)]
+enum Unavailable {
+    #[error("there are no state tables in a preflight: open them in `start`")]
+    Preflight,
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("{path}: the directory of the state tables cannot be made: {source}")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{path}: the directory of the state tables is not this node's alone (it belongs to user {owner}, mode \
+         {mode:o}): remove it, or set tables.memory in relmgr.toml to a directory that others cannot write to"
+    )]
+    Foreign { path: PathBuf, owner: u32, mode: u32 },
+}
+
+/// The tables, for one instance of the release `version`.
+pub fn lend(version: &str) -> Result<FfiStore, TableFault> {
+    match store() {
+        Ok(store) => Ok(store.lend()),
+        Err(error) => {
+            tracing::error!(version, "no state tables: {error}");
+            Err(TableFault::new(kind::OTHER, error.to_string()))
+        }
+    }
+}
+
+fn store() -> Result<Store, Unavailable> {
+    let start = START.get().ok_or(Unavailable::Preflight)?;
+    let mut store = super::lock(&STORE);
+    if let Some(store) = &*store {
+        return Ok(store.clone());
+    }
+    let opened = Store::open(&directory(start)?, options(&start.settings))?;
+    if (start.settings.durability, start.settings.sync) == (Durability::Disk, Sync::Relaxed) {
+        let store = opened.clone();
+        let sync = move || {
+            loop {
+                std::thread::sleep(RELAXED);
+                if let Err(error) = store.sync() {
+                    tracing::warn!("state tables: {}", error.words);
+                }
+            }
+        };
+        let made = std::thread::Builder::new().name("tables-sync".into()).spawn(sync);
+        made.map_err(|source| Unavailable::Directory { path: start.home.clone(), source })?;
+    }
+    Ok(store.insert(opened).clone())
+}
+
+fn options(settings: &Tables) -> Options {
+    let sync = match (settings.durability, settings.sync) {
+        (Durability::Process, _) => relmgr_tables::Sync::Never,
+        (Durability::Disk, Sync::Relaxed) => relmgr_tables::Sync::Relaxed,
+        (Durability::Disk, Sync::Commit) => relmgr_tables::Sync::Commit,
+    };
+    Options { max_bytes: settings.max_bytes, sync }
+}
+
+/// The directory of the tables, made where there is none: the home's own, or one in shared memory.
+fn directory(start: &TablesStart) -> Result<PathBuf, Unavailable> {
+    let own = start.home.join("tables");
+    private_directory(&own)?;
+    match start.settings.durability {
+        Durability::Disk => Ok(own),
+        Durability::Process => {
+            let id = identity(&own, &start.home)?;
+            let directory = start.settings.memory.join(format!("relmgr-{id:016x}"));
+            private_directory(&directory)?;
+            Ok(directory)
+        }
+    }
+}
+
+/// Makes a directory that nobody else may look into; one that is there must be so.
+fn private_directory(path: &Path) -> Result<(), Unavailable> {
+    let words = |source| Unavailable::Directory { path: path.to_owned(), source };
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(words(error)),
+    }
+    // Not what a link points to: another user may have put it there.
+    let found = std::fs::symlink_metadata(path).map_err(words)?;
+    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+    if !found.is_dir() || owner != nix::unistd::geteuid().as_raw() || mode & 0o077 != 0 {
+        return Err(Unavailable::Foreign { path: path.to_owned(), owner, mode });
+    }
+    Ok(())
+}
+
+/// A number for this home: made by chance when tables are first opened, so that a home that was removed and made anew
+/// begins without them, and mixed with the path, so that a copy of a home has tables of its own.
+fn identity(directory: &Path, home: &Path) -> Result<u64, Unavailable> {
+    let path = directory.join("id");
+    let words = |source| Unavailable::Directory { path: path.clone(), source };
+    let seed = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let mut seed = [0; 16];
+            std::fs::File::open("/dev/urandom")
+                .and_then(|mut file| file.read_exact(&mut seed))
+                .map_err(words)?;
+            let text: String = seed.iter().map(|byte| format!("{byte:02x}")).collect();
+            atomic::write(&path, text.as_bytes(), 0o600).map_err(words)?;
+            text
+        }
+        Err(error) => return Err(words(error)),
+    };
+    let home = std::fs::canonicalize(home).map_err(words)?;
+    Ok(fnv(seed.trim().bytes().chain(home.as_os_str().as_encoded_bytes().iter().copied())))
+}
+
+/// FNV-1a: the same in every version of relmgr.
+fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// What `status` says of the tables; `None`: nobody has opened one.
+pub fn status() -> Option<TablesStatus> {
+    let store = super::lock(&STORE).clone()?;
+    let start = START.get()?;
+    match store.facts() {
+        Ok(facts) => Some(TablesStatus {
+            durability: start.settings.durability,
+            path: facts.path,
+            used_bytes: facts.used_bytes,
+            max_bytes: facts.max_bytes,
+            tables: facts.tables.into_iter().map(table).collect(),
+        }),
+        Err(error) => {
+            tracing::warn!("{error}");
+            None
+        }
+    }
+}
+
+fn table(facts: TableFacts) -> TableStatus {
+    let sweep = facts.report.map(|report| SweepStatus {
+        schemas: report
+            .schemas
+            .into_iter()
+            .map(|(schema, records)| SchemaCount { schema, records })
+            .collect(),
+        sweeping: report.sweeping,
+        migrated: report.migrated,
+        expired: report.expired,
+        unreadable: report.unreadable,
+        not_handed_down: report.not_handed_down,
+    });
+    TableStatus {
+        name: facts.name,
+        key: facts.key,
+        record: facts.record,
+        schema: facts.schema,
+        records: facts.records,
+        bytes: facts.bytes,
+        kept_aside: facts.aside,
+        sweep,
+    }
+}
