@@ -216,7 +216,9 @@ fn a_check_in_the_middle_of_an_operation_says_so_and_comes_again() {
     node.relmgr(&["pull", "now"]).failed(5, &["on probation"]);
     node.relmgr(&["commit"]).ok();
     // It has not forgotten what it was about.
-    wait_for_outcome(&node, Outcome::Failed);
+    wait_for("the channel's release is tried", || {
+        history(&node).into_iter().find(|entry| entry["to"] == "1.0.2" && entry["by"] == "pull")
+    });
     assert_eq!(node.current().as_deref(), Some("1.0.1"));
 }
 

@@ -22,7 +22,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which: throughput, upgrades, latency, conf, recovery, faults, deltas, repository, tables; all when none is named
+    /// Which: throughput, upgrades, latency, conf, recovery, faults, deltas, repository, tables, boot; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -77,6 +77,9 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     if wanted("recovery") {
         crate::recovery::main(&releases[0]);
     }
+    if wanted("boot") {
+        crate::boot::main(&releases);
+    }
     Ok(())
 }
 
@@ -104,7 +107,8 @@ impl Drop for Plain {
     }
 }
 
-fn free_address() -> SocketAddr {
+/// An address that nobody listens on.
+pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

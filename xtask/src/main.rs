@@ -5,6 +5,7 @@
 mod bench;
 mod bench_conf;
 mod bench_tables;
+mod boot;
 mod crash_matrix;
 mod deltas;
 mod demo;

@@ -6,7 +6,7 @@ use relmgr_model::channel::DEFAULT;
 use relmgr_store::repository::{ChannelChange, ChannelHead};
 use serde_json::json;
 
-use super::{ChannelArgs, RepositoryArgs, block_on};
+use super::{ChannelArgs, RepositoryArgs, RolloutArgs, block_on};
 use crate::error::Error;
 use crate::key::KeyArgs;
 use crate::ui;
@@ -53,6 +53,8 @@ struct RenewArgs {
     name: String,
     #[command(flatten)]
     document: ChannelArgs,
+    #[command(flatten)]
+    rollout: RolloutArgs,
     #[command(flatten)]
     repository: RepositoryArgs,
     #[command(flatten)]
@@ -140,7 +142,7 @@ fn renew(args: &RenewArgs) -> Result<(), Error> {
     let change = ChannelChange {
         lifetime: args.document.lifetime()?,
         min_version: args.document.min_version.clone(),
-        rollout: args.document.rollout(),
+        rollout: args.rollout.read(),
         ..ChannelChange::default()
     };
     // The document that is there says of which application it is.

@@ -118,6 +118,18 @@ struct ChannelArgs {
     /// No node of the channel goes to an older release from now on
     #[arg(long, value_name = "V")]
     min_version: Option<Version>,
+}
+
+impl ChannelArgs {
+    fn lifetime(&self) -> Result<Option<TimeDelta>, Error> {
+        let lifetime = self.expires.map(|expires| TimeDelta::from_std(expires.into()));
+        lifetime.transpose().map_err(|_| Error::Lifetime)
+    }
+}
+
+/// Who goes when of the nodes that follow the channel by themselves.
+#[derive(Debug, clap::Args)]
+struct RolloutArgs {
     /// When nodes go that follow the channel by themselves: 5%@0s for five of a hundred at once, 100%@4h for all after
     /// four hours; repeat it for each wave (default: all at once)
     #[arg(long = "wave", value_name = "PERCENT%@TIME")]
@@ -127,15 +139,11 @@ struct ChannelArgs {
     windows: Vec<Window>,
 }
 
-impl ChannelArgs {
-    fn rollout(&self) -> Option<Waves> {
+impl RolloutArgs {
+    /// `None`: nothing is said of it.
+    fn read(&self) -> Option<Waves> {
         let named = !self.waves.is_empty() || !self.windows.is_empty();
         named.then(|| Waves { waves: self.waves.clone(), windows: self.windows.clone() })
-    }
-
-    fn lifetime(&self) -> Result<Option<TimeDelta>, Error> {
-        let lifetime = self.expires.map(|expires| TimeDelta::from_std(expires.into()));
-        lifetime.transpose().map_err(|_| Error::Lifetime)
     }
 }
 

@@ -4,7 +4,7 @@ use relmgr_model::Version;
 use relmgr_store::repository::Publisher;
 use serde_json::json;
 
-use super::{ChannelArgs, RepositoryArgs, block_on};
+use super::{ChannelArgs, RepositoryArgs, RolloutArgs, block_on};
 use crate::error::Error;
 use crate::key::KeyArgs;
 use crate::ui;
@@ -31,6 +31,8 @@ pub(super) struct Args {
     #[command(flatten)]
     document: ChannelArgs,
     #[command(flatten)]
+    rollout: RolloutArgs,
+    #[command(flatten)]
     repository: RepositoryArgs,
     #[command(flatten)]
     keys: KeyArgs,
@@ -47,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         channel: keys.channel(),
         lifetime: args.document.lifetime()?,
         min_version: args.document.min_version.clone(),
-        rollout: args.document.rollout(),
+        rollout: args.rollout.read(),
         going_back: args.going_back,
         ..Publisher::default()
     };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use relmgr_store::repository::{BuiltRelease, Publisher};
 use serde_json::json;
 
-use super::{ChannelArgs, RepositoryArgs, block_on, previous};
+use super::{ChannelArgs, RepositoryArgs, RolloutArgs, block_on, previous};
 use crate::build::state;
 use crate::error::Error;
 use crate::key::KeyArgs;
@@ -48,6 +48,8 @@ pub(super) struct Args {
     no_delta: bool,
     #[command(flatten)]
     document: ChannelArgs,
+    #[command(flatten)]
+    rollout: RolloutArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -75,7 +77,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         lifetime: args.document.lifetime()?,
         delta: !args.no_delta,
         min_version: args.document.min_version.clone(),
-        rollout: args.document.rollout(),
+        rollout: args.rollout.read(),
         progress: bar.progress(),
         ..Publisher::default()
     };

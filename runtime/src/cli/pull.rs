@@ -117,7 +117,7 @@ pub(super) fn words(checked: &Checked) -> String {
         Outcome::WentBack => format!("{version} serves again, as the channel says"),
         Outcome::Held => format!("{version} waits: {reason}"),
         Outcome::Failed => format!("{version} failed: {reason}"),
-        Outcome::Refused => format!("the channel is not followed: {reason}"),
+        Outcome::Refused => format!("refused: {reason}"),
         Outcome::Unavailable => format!("the channel was not heard: {reason}"),
         Outcome::Busy => format!("{version} waits: {reason}"),
     }

@@ -99,6 +99,8 @@ impl Schedule {
             Ended::Busy => {
                 Some(self.dice.between(BUSY / 10, interval.map_or(BUSY, |interval| interval.min(BUSY))))
             }
+            // A failed operation is told in the history and to whoever listens: not as often.
+            Ended::Failed if boots => Some(self.backoff(BACKOFF_AT_BOOT)),
             _ if boots => Some(self.backoff(BACKOFF_EMPTY)),
             Ended::Settled => interval.map(|interval| self.around(interval)),
             Ended::Held { opens_in, open_for } => self.held(opens_in, open_for),
@@ -253,6 +255,7 @@ mod tests {
                 let mut schedule = Schedule::new(&pull(60, true), seed);
                 let waits: Vec<_> = (0..failures).map(|_| schedule.after(ended, serves).unwrap()).collect();
                 let cap = match (ended, serves) {
+                    (Ended::Failed, false) => 300,
                     (_, false) => 30,
                     (Ended::Failed, true) => 3600,
                     _ => 60,

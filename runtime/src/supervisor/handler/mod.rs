@@ -119,6 +119,7 @@ pub fn begin_for(
         });
         drop(guard);
         node.rearm.notify_one();
+        node.pull.wake();
         // Last, so that who has heard the end may ask for the next operation.
         let _ = tell.send(Progress::Done(Box::new(operation)));
     });

@@ -49,7 +49,9 @@ pub async fn check(node: &Arc<Node>, lines: Lines<'_>) -> (Checked, Ended) {
 /// Whether it was heard and is not to be followed, rather than not heard.
 fn is_refusal(error: &OperationError) -> bool {
     match error {
-        OperationError::Repository(error) => !matches!(error, RepositoryError::Storage(_)),
+        // A repository to which nothing was published may be being filled.
+        OperationError::Repository(RepositoryError::Storage(_) | RepositoryError::NoChannel { .. }) => false,
+        OperationError::Repository(_) => true,
         OperationError::Channel { .. } => true,
         _ => false,
     }

@@ -28,7 +28,7 @@ pub struct Pull {
     known: Mutex<Known>,
     /// Held by the check that is under way.
     checking: tokio::sync::Mutex<()>,
-    /// Notified when the next check is at another time.
+    /// Notified when the next check is at another time, or something else serves.
     moved: tokio::sync::Notify,
 }
 
@@ -60,6 +60,11 @@ impl Pull {
         }
     }
 
+    /// Something else serves, or the next check is at another time.
+    pub fn wake(&self) {
+        self.moved.notify_one();
+    }
+
     /// How many checks ended how.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.known).counts.clone()
@@ -78,11 +83,9 @@ fn identity(home: &Home) -> String {
 /// Asks the channel when it is time, for as long as the node lives. `ready` is told when the node has what it is to
 /// serve, or is not to wait for it.
 pub async fn run(node: Arc<Node>, ready: oneshot::Sender<()>) {
-    let facts = node.facts();
-    let start = if facts.current.is_some() { Start::Serving } else { Start::Empty };
-    let fetches_first = node.settings.pull.at_boot && facts.permanent.is_none();
+    let fetches_first = node.settings.pull.at_boot && node.facts().permanent.is_none();
     let mut ready = Some(ready);
-    set_next(&node, lock(&node.pull.known).schedule.first(start));
+    begin(&node);
     loop {
         let paused = node.with(|state| state.record.pull.paused.is_some());
         if (!fetches_first || paused || node.facts().current.is_some())
@@ -91,7 +94,9 @@ pub async fn run(node: Arc<Node>, ready: oneshot::Sender<()>) {
             // Who waited may have gone.
             let _ = ready.send(());
         }
-        wait(&node).await;
+        if !is_time(&node).await {
+            continue;
+        }
         if node.with(|state| state.record.pull.paused.is_some()) {
             let next = lock(&node.pull.known).schedule.after(Ended::Settled, true);
             set_next(&node, next);
@@ -107,26 +112,31 @@ pub async fn run(node: Arc<Node>, ready: oneshot::Sender<()>) {
     }
 }
 
-/// Waits for the time of the next check, which may change meanwhile.
-async fn wait(node: &Node) {
-    loop {
-        let next = lock(&node.pull.known).next;
-        let time = async {
-            match next {
-                Some(next) => tokio::time::sleep_until(next.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = time => return,
-            () = node.pull.moved.notified() => {}
+/// Waits for the time of the next check, or until something is different; whether it is time.
+async fn is_time(node: &Node) -> bool {
+    let next = lock(&node.pull.known).next;
+    let time = async {
+        match next {
+            Some(next) => tokio::time::sleep_until(next.into()).await,
+            None => std::future::pending().await,
         }
+    };
+    tokio::select! {
+        () = time => true,
+        () = node.pull.moved.notified() => false,
     }
+}
+
+/// As at a start.
+fn begin(node: &Node) {
+    let start = if node.facts().current.is_some() { Start::Serving } else { Start::Empty };
+    let first = lock(&node.pull.known).schedule.first(start);
+    set_next(node, first);
 }
 
 fn set_next(node: &Node, wait: Option<Duration>) {
     lock(&node.pull.known).next = wait.and_then(|wait| Instant::now().checked_add(wait));
-    node.pull.moved.notify_one();
+    node.pull.wake();
 }
 
 /// systemd is not to give up on a node that fetches its first release.
@@ -203,6 +213,7 @@ pub fn pause(node: &Node, uid: u32) -> Result<PullStatus, OperationError> {
     node.change_record(|record| {
         record.pull.paused.get_or_insert(Paused { at: Utc::now(), uid });
     })?;
+    node.pull.wake();
     Ok(told(node))
 }
 
@@ -216,6 +227,8 @@ pub fn resume(node: &Node, uid: u32) -> Result<PullStatus, OperationError> {
         record.pull.paused = None;
         record.pull.left = None;
     })?;
+    // Where it only asks at its boot, the boot's check may not have been.
+    begin(node);
     Ok(told(node))
 }
 

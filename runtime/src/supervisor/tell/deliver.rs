@@ -185,12 +185,19 @@ pub fn sign(secret: &str, timestamp: i64, body: &[u8]) -> String {
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Away from the supervisor's thread: it may lie on a disk that is slow.
 async fn read_secret(place: &str) -> Result<Secret, String> {
+    let place = place.to_owned();
+    let read = tokio::task::spawn_blocking(move || secret_at(&place)).await;
+    read.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+fn secret_at(place: &str) -> Result<Secret, String> {
     let text = match (Webhook::variable(place), place.strip_prefix("file:")) {
         (Some(name), _) => std::env::var(name).map_err(|_| format!("webhooks.secret: {place} is not set"))?,
-        (None, Some(path)) => tokio::fs::read_to_string(path)
-            .await
-            .map_err(|error| format!("webhooks.secret: {path}: {error}"))?,
+        (None, Some(path)) => {
+            std::fs::read_to_string(path).map_err(|error| format!("webhooks.secret: {path}: {error}"))?
+        }
         (None, None) => return Err("webhooks.secret names neither a variable nor a file".into()),
     };
     let secret = text.trim_end_matches(['\r', '\n']);

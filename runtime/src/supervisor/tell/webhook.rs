@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use relmgr_model::notify::{Event, Notification};
 use relmgr_model::settings::{Settings, SettingsError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::super::lock;
 use super::deliver::{Delivery, Server};
@@ -21,6 +21,8 @@ const QUEUE: usize = 256;
 pub struct Webhooks {
     servers: Vec<Queue>,
     counts: Arc<Mutex<Delivered>>,
+    /// How many notifications are not at their end.
+    pending: watch::Sender<usize>,
 }
 
 /// How many notifications came to what, by the server's host.
@@ -43,6 +45,7 @@ impl Webhooks {
     /// [`SettingsError::Value`] for an address that is none.
     pub fn start(settings: &Settings) -> Result<Self, SettingsError> {
         let counts = Arc::new(Mutex::new(Delivered::new()));
+        let pending = watch::Sender::new(0);
         let mut servers = vec![];
         for webhook in &settings.webhooks {
             let server = Server::new(webhook)?;
@@ -51,10 +54,10 @@ impl Webhooks {
                 lock(&counts).insert((host.clone(), outcome), 0);
             }
             let (waiting, deliveries) = mpsc::channel(QUEUE);
-            tokio::spawn(empty(server, deliveries, counts.clone()));
+            tokio::spawn(empty(server, deliveries, counts.clone(), pending.clone()));
             servers.push(Queue { host, events: webhook.events.clone(), waiting });
         }
-        Ok(Self { servers, counts })
+        Ok(Self { servers, counts, pending })
     }
 
     /// Tells all that want to know, and does not wait.
@@ -63,22 +66,19 @@ impl Webhooks {
             if !server.events.is_empty() && !server.events.contains(&notification.event) {
                 continue;
             }
+            self.pending.send_modify(|pending| *pending += 1);
             if server.waiting.try_send(Delivery::new(notification)).is_err() {
+                self.pending.send_modify(|pending| *pending -= 1);
                 tracing::error!(webhook = server.host, "{QUEUE} notifications wait: this one is dropped");
                 count(&self.counts, &server.host, "dropped");
             }
         }
     }
 
-    /// Waits until nothing waits any more, or `patience` is over.
+    /// Waits until all of them are at their end, or `patience` is over.
     pub async fn settle(&self, patience: Duration) {
-        let settled = async {
-            for server in &self.servers {
-                // All places of the queue are free when the last delivery of it is over.
-                let _ = server.waiting.reserve_many(QUEUE).await;
-            }
-        };
-        let _ = tokio::time::timeout(patience, settled).await;
+        let mut pending = self.pending.subscribe();
+        let _ = tokio::time::timeout(patience, pending.wait_for(|pending| *pending == 0)).await;
     }
 
     /// How many notifications came to what.
@@ -87,7 +87,12 @@ impl Webhooks {
     }
 }
 
-async fn empty(server: Server, mut deliveries: mpsc::Receiver<Delivery>, counts: Arc<Mutex<Delivered>>) {
+async fn empty(
+    server: Server,
+    mut deliveries: mpsc::Receiver<Delivery>,
+    counts: Arc<Mutex<Delivered>>,
+    pending: watch::Sender<usize>,
+) {
     while let Some(delivery) = deliveries.recv().await {
         let outcome = match server.deliver(&delivery).await {
             Ok(()) => "delivered",
@@ -98,6 +103,7 @@ async fn empty(server: Server, mut deliveries: mpsc::Receiver<Delivery>, counts:
             }
         };
         count(&counts, server.host(), outcome);
+        pending.send_modify(|pending| *pending -= 1);
     }
 }
 
