@@ -370,6 +370,7 @@ mod tests {
                 (v("5.0.0"), Status::Unpacked),
             ]),
             probation: false,
+            state: false,
         }
     }
 
@@ -396,6 +397,21 @@ mod tests {
     fn an_installed_release_is_not_fetched_again() {
         let (_, names) = steps(plan(&request(Kind::Upgrade, Some("5.0.0")), &node()).unwrap());
         assert_eq!(names.join(" "), "verify configure preflight start health swap record drain");
+    }
+
+    #[test]
+    fn state_is_handed_over_where_there_is_some_unless_it_may_be_lost() {
+        let keeping = Facts { state: true, ..node() };
+        for (kind, version) in [(Kind::Upgrade, None), (Kind::Downgrade, Some("2.0.0"))] {
+            let kept = request(kind, version);
+            let lost = OperationRequest { lose_state: true, ..kept.clone() };
+            let (_, names) = steps(plan(&kept, &keeping).unwrap());
+            assert!(names.join(" ").contains("health code_change swap record"), "{names:?}");
+            for (request, facts) in [(&lost, &keeping), (&kept, &node())] {
+                let (_, names) = steps(plan(request, facts).unwrap());
+                assert!(!names.contains(&"code_change"), "{names:?}");
+            }
+        }
     }
 
     #[test]

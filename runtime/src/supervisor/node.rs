@@ -297,9 +297,9 @@ impl Node {
         Ok(host)
     }
 
-    /// The facts that a plan is decided from, without the channel's.
+    /// The facts that a plan is decided from, without the channel's and what only manifests say.
     pub fn facts(&self) -> Facts {
-        let facts = self.with(|state| Facts {
+        self.with(|state| Facts {
             current: state.current.as_ref().map(|serving| serving.version.clone()),
             prev: state.record.prev.clone(),
             permanent: state.record.permanent.clone(),
@@ -312,10 +312,12 @@ impl Node {
                 .collect(),
             probation: !self.settings.upgrade.probation.is_zero(),
             state: false,
-        });
-        // What cannot be read is told by the steps that need it.
-        let manifest = facts.current.as_ref().and_then(|current| self.tree.manifest(current).ok());
-        Facts { state: manifest.is_some_and(|manifest| manifest.state.is_some()), ..facts }
+        })
+    }
+
+    /// Whether `version` keeps state in memory. What cannot be read is told by the steps that need it.
+    pub fn keeps_state(&self, version: &Version) -> bool {
+        self.tree.manifest(version).is_ok_and(|manifest| manifest.state.is_some())
     }
 
     /// The answer to `ping`.

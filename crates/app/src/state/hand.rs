@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use relmgr_abi::body::{BodySource, FfiBody, Frame, SizeHint};
@@ -16,6 +16,7 @@ use relmgr_abi::buffer::FfiBytes;
 use relmgr_abi::future::panic_message;
 use relmgr_abi::state::{Schema, Trial};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 
 use super::codec::{self, ChunkReader, ChunkWriter};
 use super::{CodeChange, State, Stateful};
@@ -25,6 +26,9 @@ use crate::{Application, Error};
 
 /// So many chunks may be on their way: one end rarely waits for the other, and neither gathers them.
 const AHEAD: usize = 4;
+
+/// A `suspend` that is told to stop does so at its next point of waiting; one that blocks its thread does not.
+const ABANDONED: Duration = Duration::from_millis(100);
 
 type App<A> = Arc<OnceLock<Running<A>>>;
 
@@ -88,8 +92,8 @@ enum Stage {
     /// With the application.
     #[default]
     Serving,
-    /// The application is giving it.
-    Suspending,
+    /// The application is giving it, unless it is told to stop that.
+    Suspending(AbortHandle),
     /// Nobody waits for it any more: it goes back when it comes.
     Abandoned,
     /// It is being written.
@@ -122,25 +126,34 @@ impl Kept {
             let mut written = std::pin::pin!(written);
             written.as_mut().enable();
             match &mut *self.stage() {
-                Stage::Serving | Stage::Abandoned => return None,
-                stage @ Stage::Suspending => {
-                    *stage = Stage::Abandoned;
-                    return None;
+                Stage::Serving => return None,
+                stage @ Stage::Suspending(_) => {
+                    if let Stage::Suspending(suspend) = std::mem::replace(stage, Stage::Abandoned) {
+                        suspend.abort();
+                    }
                 }
-                Stage::Writing => {}
+                Stage::Abandoned | Stage::Writing => {}
                 stage @ Stage::Held(_) => {
                     if let Stage::Held(state) = std::mem::take(stage) {
                         return Some(state);
                     }
                 }
             }
-            written.await;
+            let abandoned = matches!(*self.stage(), Stage::Abandoned);
+            if !abandoned {
+                written.await;
+            } else if tokio::time::timeout(ABANDONED, written).await.is_err() {
+                // It blocks its thread: it gets its state back when it comes to its end after all.
+                return None;
+            }
         }
     }
 
     /// Forgets it, which may take a while.
     pub(crate) fn forget(&self) {
-        drop(std::mem::take(&mut *self.stage()));
+        let before = std::mem::take(&mut *self.stage());
+        self.written.notify_waiters();
+        drop(before);
     }
 }
 
@@ -162,12 +175,16 @@ impl<A: Stateful> Kind<A> for WithState {
         let change = A::code_change();
         change.gives(schema)?;
         let shape = change.shape(schema)?;
-        match &mut *kept.stage() {
-            stage @ Stage::Serving => *stage = Stage::Suspending,
-            _ => return Err("its state has been given away already".into()),
-        }
-        let holder = app.clone();
-        let suspend = tokio::spawn(async move { started(&holder)?.app.suspend().await });
+        let suspend = {
+            let mut stage = kept.stage();
+            if !matches!(*stage, Stage::Serving) {
+                return Err("its state has been given away already".into());
+            }
+            let holder = app.clone();
+            let suspend = tokio::spawn(async move { started(&holder)?.app.suspend().await });
+            *stage = Stage::Suspending(suspend.abort_handle());
+            suspend
+        };
         let state = match outcome(suspend, "suspend").await {
             Ok(state) => state,
             Err(words) => {
@@ -176,7 +193,7 @@ impl<A: Stateful> Kind<A> for WithState {
             }
         };
         let abandoned = match &mut *kept.stage() {
-            stage @ Stage::Suspending => {
+            stage @ Stage::Suspending(_) => {
                 *stage = Stage::Writing;
                 false
             }

@@ -119,7 +119,8 @@ pub trait Stateful: Application {
     }
 
     /// Gives the state away: no request is being handled, and no background child runs. Until
-    /// [`resume`](Stateful::resume) the application need not have any.
+    /// [`resume`](Stateful::resume) the application need not have any. Take it out in the last step, with nothing to
+    /// wait for after that: when it takes too long the future is dropped, and the application goes on with what it has.
     ///
     /// # Errors
     /// The application has kept its state, and goes on with it. One that panics is taken to have kept it too.

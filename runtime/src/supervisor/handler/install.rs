@@ -144,7 +144,10 @@ impl Walk<'_> {
         };
         let serving = self.node.tree.manifest(from)?;
         way(serving.state.as_ref(), manifest.state.as_ref()).map_err(|no_way| OperationError::NoWayForState {
-            command: self.request.kind.name(),
+            command: match self.request.kind {
+                Kind::Check => Kind::Upgrade.name(),
+                kind => kind.name(),
+            },
             from: from.clone(),
             to: to.clone(),
             no_way,

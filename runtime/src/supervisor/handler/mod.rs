@@ -215,6 +215,7 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
     if request.version.is_none() && matches!(request.kind, Kind::Upgrade | Kind::Check | Kind::Fetch) {
         facts.channel = Some(walk.follow().await?);
     }
+    facts.state = facts.current.as_ref().is_some_and(|current| walk.node.keeps_state(current));
     let plan = plan(request, &facts)?;
     if let Plan::Walk { to, .. } | Plan::AlreadyDone { version: to } = &plan {
         walk.to = Some(to.clone());

@@ -152,6 +152,10 @@ impl Walk<'_> {
 
     /// How the state gets back to the release before; `None`: it does not, and why is noted.
     pub(super) fn change_back(&mut self) -> Option<CodeChange> {
+        if self.request.lose_state {
+            // What was left behind is still there.
+            return None;
+        }
         let to = self.to.clone()?;
         let (from, to_state) = self.schemas(&to).ok()?;
         from.as_ref()?;
@@ -180,12 +184,9 @@ impl Walk<'_> {
 
     fn note_lost(&mut self, reason: &str) {
         let from = self.from.as_ref().map(ToString::to_string).unwrap_or_default();
-        let words = match self.request.lose_state {
-            true => format!("{from} goes on with the state that was left behind"),
-            false => format!(
-                "{from} goes on with the state that it had handed over, what changed since is lost: {reason}"
-            ),
-        };
+        let words = format!(
+            "{from} goes on with the state that it had handed over, what changed since is lost: {reason}"
+        );
         self.warn(words.clone());
         self.state_lost = Some(words);
     }
