@@ -5,3 +5,6 @@ pub mod conf;
 pub mod host;
 pub mod log;
 pub mod supervisor;
+
+/// The version of relmgr.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -33,6 +33,7 @@ pub mod probation;
 pub mod record;
 pub mod settings;
 pub mod status;
+pub mod takeover;
 pub mod version;
 
 pub use version::Version;

@@ -28,6 +28,7 @@ mod remove;
 mod restart;
 mod rollback;
 mod run;
+mod self_upgrade;
 mod status;
 mod stop;
 mod upgrade;
@@ -78,6 +79,7 @@ enum Command {
     Reload(reload::Args),
     Conf(conf::Args),
     Restart(restart::Args),
+    SelfUpgrade(self_upgrade::Args),
     Stop(stop::Args),
     Version(version::Args),
     Completion(completion::Args),
@@ -85,6 +87,8 @@ enum Command {
     Host(internal::HostArgs),
     #[command(hide = true)]
     Preflight(internal::PreflightArgs),
+    #[command(hide = true)]
+    TakeoverCheck(internal::TakeoverCheckArgs),
 }
 
 /// Runs the command of this process's arguments.
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args, home),
         Command::Host(args) => return internal::host(args),
         Command::Preflight(args) => return internal::preflight(args),
+        Command::TakeoverCheck(args) => return internal::takeover_check(args, &home),
         Command::Completion(args) => completion::main(args),
         Command::History(args) => history::main(args, &home),
         Command::Upgrade(args) => wait(upgrade::main(args, &home)),
@@ -113,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Ping(args) => wait(ping::main(args, &home)),
         Command::Reload(args) => wait(reload::main(args, &home)),
         Command::Conf(args) => wait(conf::main(args, &home)),
+        Command::SelfUpgrade(args) => wait(self_upgrade::main(args, &home)),
         Command::Restart(args) => wait(restart::main(args, &home)),
         Command::Stop(args) => wait(stop::main(args, &home)),
         Command::Version(args) => wait(version::main(args, &home)),

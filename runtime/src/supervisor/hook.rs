@@ -41,8 +41,10 @@ pub fn tell(node: &Node, entry: HistoryEntry) {
         Ok(child) => child,
         Err(error) => return tracing::error!(program, %error, "hooks.outcome does not start"),
     };
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(nix::unistd::Pid::from_raw);
+    let known = group.map(|pid| node.child(pid.as_raw()));
     tokio::spawn(async move {
-        let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(nix::unistd::Pid::from_raw);
+        let _known = known;
         let stdin = child.stdin.take();
         let run = async {
             if let Some(mut stdin) = stdin {

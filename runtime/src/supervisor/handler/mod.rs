@@ -8,6 +8,7 @@ mod error;
 mod follow;
 mod install;
 mod probation;
+mod self_upgrade;
 mod switch;
 mod undo;
 mod walk;
@@ -23,10 +24,11 @@ use relmgr_model::record::HistoryEntry;
 use relmgr_store::journal::{self, JournalError};
 use tokio::sync::mpsc;
 
-pub use configure::configure;
+pub use configure::{configure, last_applied};
 pub use error::OperationError;
 pub use install::verify_installed;
 pub use probation::OnProbation;
+pub use self_upgrade::complete;
 pub use switch::{load_request, supersede};
 pub use walk::change_status;
 
@@ -79,18 +81,7 @@ pub fn begin(
         // What serves is known when no host is being brought up.
         node.booted().await;
         let operation = run(&node, &request, uid, &tell).await;
-        // Now it is over: until here a start after a death says what became of it.
-        if let Err(error) = node.change_record(|record| record.operation = None) {
-            let error = OperationError::from(error).describe();
-            let _ = tell
-                .send(Progress::Warning { text: format!("state.json still names this operation: {error}") });
-        }
-        node.with(|state| {
-            state.running = None;
-            if matters(request.kind) && !request.dry_run {
-                state.last_operation = Some(operation.clone());
-            }
-        });
+        end(&node, &request, &operation, &tell);
         drop(guard);
         node.rearm.notify_one();
         // Last, so that who has heard the end may ask for the next operation.
@@ -99,9 +90,24 @@ pub fn begin(
     Ok(progress)
 }
 
+/// Says that `operation` is over: until here a start after a death says what became of it.
+fn end(node: &Node, request: &OperationRequest, operation: &Operation, tell: &Listener) {
+    if let Err(error) = node.change_record(|record| record.operation = None) {
+        let error = OperationError::from(error).describe();
+        let _ =
+            tell.send(Progress::Warning { text: format!("state.json still names this operation: {error}") });
+    }
+    node.with(|state| {
+        state.running = None;
+        if matters(request.kind) && !request.dry_run {
+            state.last_operation = Some(operation.clone());
+        }
+    });
+}
+
 /// Whether `status` shows it as the last operation: what changed, or tried to change, what serves.
 fn matters(kind: Kind) -> bool {
-    matches!(kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart)
+    matches!(kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart | Kind::SelfUpgrade)
 }
 
 /// Whether the operator's hook is told of it.
@@ -113,7 +119,15 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
     let begun = Instant::now();
     let mut walk = Walk::new(node, request, uid, tell);
     let result = decide_and_do(&mut walk).await;
+    conclude(walk, result, milliseconds(begun))
+}
+
+/// What an operation came to after `ms` milliseconds: into the log, the history and to the operator's hook.
+fn conclude(mut walk: Walk<'_>, result: Result<Outcome, OperationError>, ms: f64) -> Operation {
+    let (node, request, tell) = (walk.node, walk.request, walk.listener());
+    let uid = walk.uid;
     let from = walk.from.clone();
+    let last_words = std::mem::take(&mut walk.last_words);
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
         Err(error) => {
@@ -131,15 +145,14 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, uid: u32, tell: &List
         steps: walk.steps,
         removed: walk.removed,
         conf: walk.conf,
+        relmgr: walk.relmgr,
     };
-    let ms = milliseconds(begun);
     let (kind, to) = (request.kind.name(), operation.to.as_ref().map(tracing::field::display));
     match &operation.error {
         None => tracing::info!(kind, to, ms, "operation done"),
         Some(error) => tracing::error!(kind, to, ms, "operation failed: {error}"),
     }
     if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
-        let last_words = std::mem::take(&mut walk.last_words);
         if let Err(error) = tell_history(node, &operation, Some(uid), ms, last_words) {
             let error = OperationError::from(error).describe();
             let _ = tell.send(Progress::Warning { text: format!("the history does not have this: {error}") });
@@ -170,6 +183,7 @@ pub fn tell_history(
         outcome: operation.outcome,
         error: operation.error.clone(),
         verdict: operation.verdict.clone(),
+        relmgr: operation.relmgr.clone(),
         last_words,
         ms,
         steps: operation.steps.clone(),
@@ -200,6 +214,7 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
         Plan::AlreadyDone { .. } => Ok(Outcome::AlreadyDone),
         Plan::Reload { .. } if request.dry_run => Ok(Outcome::Done),
         Plan::Reload { version } => walk.reload(&version).await,
+        Plan::SelfUpgrade { binary } => walk.self_upgrade(&binary).await,
         Plan::Remove { versions } => {
             walk.removed.clone_from(&versions);
             if !request.dry_run {
@@ -242,6 +257,7 @@ pub fn remember_last(node: &Node) {
         steps: entry.steps,
         removed: vec![],
         conf: ConfReport::default(),
+        relmgr: entry.relmgr,
     });
     node.with(|state| state.last_operation = operation);
 }
