@@ -285,6 +285,7 @@ mod tests {
                 steps: vec![],
                 removed: vec![],
                 conf: ConfReport::default(),
+                relmgr: None,
             }),
             channel: Some(ChannelStatus {
                 name: "default".into(),
