@@ -152,11 +152,12 @@ fn conclude(mut walk: Walk<'_>, result: Result<Outcome, OperationError>, ms: f64
         None => tracing::info!(kind, to, ms, "operation done"),
         Some(error) => tracing::error!(kind, to, ms, "operation failed: {error}"),
     }
-    if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
-        if let Err(error) = tell_history(node, &operation, Some(uid), ms, last_words) {
-            let error = OperationError::from(error).describe();
-            let _ = tell.send(Progress::Warning { text: format!("the history does not have this: {error}") });
-        }
+    if !request.dry_run
+        && !matches!(outcome, Outcome::AlreadyDone)
+        && let Err(error) = tell_history(node, &operation, Some(uid), ms, last_words)
+    {
+        let error = OperationError::from(error).describe();
+        let _ = tell.send(Progress::Warning { text: format!("the history does not have this: {error}") });
     }
     operation
 }
