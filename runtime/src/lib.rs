@@ -6,3 +6,6 @@ pub mod host;
 pub mod log;
 pub mod supervisor;
 pub mod tls;
+
+/// The version of relmgr.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

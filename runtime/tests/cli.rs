@@ -38,7 +38,7 @@ fn home() -> tempfile::TempDir {
     home
 }
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "run",
     "upgrade",
     "downgrade",
@@ -55,6 +55,7 @@ const COMMANDS: [&str; 19] = [
     "reload",
     "conf",
     "restart",
+    "self-upgrade",
     "stop",
     "version",
     "completion",
@@ -78,7 +79,7 @@ fn help() {
     for command in CONF_COMMANDS {
         insta::assert_snapshot!(format!("help_conf_{command}"), help(&["conf", command, "--help"]));
     }
-    for internal in ["host", "preflight"] {
+    for internal in ["host", "preflight", "takeover-check"] {
         assert!(!overview.contains(&format!("\n  {internal} ")), "{internal} is for the supervisor only");
     }
 }
@@ -86,7 +87,7 @@ fn help() {
 #[test]
 fn commands_without_a_node_exit_with_4_and_say_how_to_start_one() {
     let home = home();
-    let commands: [&[&str]; 15] = [
+    let commands: [&[&str]; 16] = [
         &["ping"],
         &["status", "--json"],
         &["releases"],
@@ -99,6 +100,7 @@ fn commands_without_a_node_exit_with_4_and_say_how_to_start_one() {
         &["remove", "1.2.3"],
         &["prune", "--keep", "3"],
         &["restart"],
+        &["self-upgrade"],
         &["reload"],
         &["conf", "diff"],
         &["stop"],

@@ -153,12 +153,14 @@ async fn a_configuration_that_cannot_be_read_is_never_taken_for_an_empty_one() {
         assert_eq!(ask(&mut connection, "/settings").await["logger"]["level"], "warn", "{what}");
         assert_eq!(conf_hash(&node), hash, "{what}");
     }
-    // Nor does a start: nothing serves rather than something that nobody has configured.
+    // Nor does a start: what was applied last goes on.
     node.relmgr(&["stop"]).ok();
     node.wait_supervisor();
     node.start();
-    assert_eq!((get(node.address(), "/settings").await.0, node.current()), (503, None));
-    let told = node.status().last_operation.unwrap().error.unwrap();
+    let mut connection = Connection::open(node.address()).await;
+    assert_eq!(ask(&mut connection, "/settings").await["logger"]["level"], "warn");
+    assert_eq!(conf_hash(&node), hash);
+    let told = node.status().conf.unwrap().error.unwrap().text;
     assert!(told.contains("app.conf:1") && told.contains("/nowhere/secret"), "{told}");
     // The same for what the node itself is told and remembers.
     for file in ["relmgr.toml", "state.json"] {

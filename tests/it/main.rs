@@ -20,6 +20,7 @@ mod pull;
 mod random;
 mod repository;
 mod retire;
+mod self_upgrade;
 mod state;
 mod supervisor;
 mod tables;

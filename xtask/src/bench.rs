@@ -23,6 +23,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which: throughput, upgrades, latency, conf, recovery, faults, deltas, repository, tables, boot; all when none is named
+    /// Which: throughput, upgrades, latency, conf, recovery, self-upgrade, faults, deltas, repository; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -73,6 +74,9 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("upgrades") {
         upgrades(args, &releases);
+    }
+    if wanted("self-upgrade") {
+        crate::self_upgrade::main(&releases[0])?;
     }
     if wanted("recovery") {
         crate::recovery::main(&releases[0]);
@@ -219,13 +223,14 @@ fn latency(releases: &[Release; 2]) {
 }
 
 /// Load without a pause, and beside it a few clients that ask at a fixed rate.
-struct Both {
+pub struct Both {
     load: Load,
     probes: Load,
 }
 
 impl Both {
-    fn start(address: SocketAddr) -> Self {
+    /// Both at once, of the example's paths.
+    pub fn start(address: SocketAddr) -> Self {
         let requests = [Request::get("/debug/json"), Request::version("/api/public/version")];
         Self {
             load: Load::start(address, &requests, CONNECTIONS),
@@ -234,7 +239,7 @@ impl Both {
     }
 
     /// What the load and what the probes have seen.
-    fn stop(self) -> [Report; 2] {
+    pub fn stop(self) -> [Report; 2] {
         [self.load.stop(), self.probes.stop()]
     }
 }
@@ -274,7 +279,7 @@ fn upgrades(args: &Args, releases: &[Release; 2]) {
 }
 
 /// One column for each run.
-fn print_seen([load, probes]: &[Report; 2], [quiet_load, quiet_probes]: &[Report; 2]) {
+pub fn print_seen([load, probes]: &[Report; 2], [quiet_load, quiet_probes]: &[Report; 2]) {
     let ms = |time: Duration| format!("{:.2} ms", time.as_secs_f64() * 1e3);
     let lag =
         |report: &Report, quantile| ms(Duration::from_nanos(report.wake_lag.value_at_quantile(quantile)));

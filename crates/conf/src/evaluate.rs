@@ -21,7 +21,7 @@ use crate::layer::{Assigned, Layer, Loader, fault_at, syntax_fault};
 use crate::others::Others;
 use crate::parse;
 use crate::schema::{Found, Group, KeySpec, Schema};
-use crate::secret::Secret;
+use crate::secret::{MASK, Secret};
 use crate::source::Source;
 use crate::types::{Refusal, Type};
 use crate::value::Value;
@@ -115,6 +115,51 @@ pub fn reload(
     Ok((new, changes))
 }
 
+/// The configuration that was applied last, from what [`Effective::to_conf_text`] wrote into `file`: for a start on
+/// which the operator's files are wrong. Secrets do not stand there: they are resolved again from their sources, as far
+/// as those can be read; a mistake elsewhere in the operator's files does not keep them from it.
+///
+/// # Errors
+/// There is no such file, it does not fit the schema any more, or a secret that was set has no value now.
+pub fn applied(sources: &Sources, file: &Path) -> Result<Effective, Faults> {
+    if !file.is_file() {
+        let place = Place::whole(file.display().to_string());
+        return Err(Fault::new(place, "is not there: nothing was applied before").into());
+    }
+    let (_, now) = Evaluation::evaluate(sources, true, &mut Reads::default(), BTreeMap::new());
+    let secrets = now.entries.into_iter().filter(|(_, entry)| entry.secret).collect();
+    // Its values are resolved and whole: neither the environment nor other files have a say.
+    let last = Sources {
+        schema: sources.schema.clone(),
+        others: None,
+        app_conf: file.to_owned(),
+        app_conf_d: file.with_extension("conf.d"),
+        env: BTreeMap::new(),
+    };
+    let (mut faults, result) = Evaluation::evaluate(&last, true, &mut Reads::default(), secrets);
+    for (line, key, origin) in left_out(file) {
+        let is_set = |name: &Key| name.to_string() == key;
+        if !result.entries.keys().any(is_set) {
+            let place = Place { file: file.display().to_string(), line: Some(line), column: None };
+            let words = format!("is a secret, came from {origin}, and cannot be had from there now");
+            faults.push(Fault::new(place, format!("`{key}` {words}")));
+        }
+    }
+    // What has to be watched is what the operator will mend.
+    faults.or(Effective { files: now.files, warnings: now.warnings, ..result })
+}
+
+/// The secrets that [`Effective::to_conf_text`] left out of `file`: line, key, origin.
+fn left_out(file: &Path) -> Vec<(usize, String, String)> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let secret = |(at, line): (usize, &str)| {
+        let (key, rest) = line.strip_prefix("# ")?.split_once(" = ")?;
+        let origin = rest.strip_prefix(MASK)?.trim_start().strip_prefix("# ")?;
+        Some((at + 1, key.to_owned(), origin.to_owned()))
+    };
+    text.lines().enumerate().filter_map(secret).collect()
+}
+
 fn entry(spec: &KeySpec, value: Value, origin: Origin, via: Vec<String>) -> Entry {
     Entry { value, origin, via, secret: spec.secret, restart: spec.restart }
 }
@@ -134,6 +179,17 @@ struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     fn run(sources: &Sources, on_node: bool, reads: &mut Reads) -> Result<Effective, Faults> {
+        let (faults, result) = Evaluation::evaluate(sources, on_node, reads, BTreeMap::new());
+        faults.or(result)
+    }
+
+    /// All faults, and what has a value in spite of them. The entries of `known` are set already.
+    fn evaluate(
+        sources: &Sources,
+        on_node: bool,
+        reads: &mut Reads,
+        known: BTreeMap<Key, Entry>,
+    ) -> (Faults, Effective) {
         let mut loader = Loader::new(sources.schema.as_ref(), sources.others.as_ref());
         let first = loader.layer(&sources.app_conf, true);
         let layers = loader.directory(&sources.app_conf_d);
@@ -141,7 +197,7 @@ impl<'a> Evaluation<'a> {
         let Loader { faults, warnings, files, patterns, .. } = loader;
         *reads = Reads { files: files.clone(), patterns };
         let Some(schema) = &sources.schema else {
-            return faults.or(Effective { files, warnings, ..Effective::default() });
+            return (faults, Effective { files, warnings, ..Effective::default() });
         };
         let result = Effective { files, warnings, ..Effective::default() };
         let mut seen = vec![false; schema.keys.len()];
@@ -163,12 +219,18 @@ impl<'a> Evaluation<'a> {
         misfits.sort_by(|(key, _), (other, _)| key.cmp(other));
         misfits.into_iter().for_each(|(_, fault)| evaluation.faults.push(fault));
         evaluation.result.entries = entries;
+        for (key, entry) in known {
+            if let Found::Key(index) = schema.find(&key) {
+                evaluation.seen[index] = true;
+                evaluation.result.entries.insert(key, entry);
+            }
+        }
         if on_node {
             evaluation.environment();
         }
         evaluation.fill(&schema.root, &Key::root(), false);
         reads.files.clone_from(&evaluation.result.files);
-        evaluation.faults.or(evaluation.result)
+        (evaluation.faults, evaluation.result)
     }
 
     /// The value of `key`, the one at `index` of the schema.

@@ -52,7 +52,7 @@ pub use diff::{Added, Change, Dropped, Note, Renamed, SchemaDiff, What};
 pub use documented::documented;
 pub use edit::{get, set, unset};
 pub use effective::{Changes, Effective, Entry, Origin};
-pub use evaluate::{Reads, Sources, check, effective, reload};
+pub use evaluate::{Reads, Sources, applied, check, effective, reload};
 pub use fault::{Fault, Faults, Place, Related, Snippet};
 pub use format::format;
 pub use key::{Key, ParseKeyError};

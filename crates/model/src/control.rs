@@ -68,11 +68,14 @@ pub enum Kind {
     Commit,
     /// End the probation: the release before it comes back.
     Rollback,
+    /// Put another relmgr in the place of the one that runs.
+    #[serde(rename = "self-upgrade")]
+    SelfUpgrade,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Upgrade,
         Self::Downgrade,
         Self::Check,
@@ -83,7 +86,13 @@ impl Kind {
         Self::Reload,
         Self::Commit,
         Self::Rollback,
+        Self::SelfUpgrade,
     ];
+
+    /// Whether another host process takes the place of the one that serves, with the same release.
+    pub fn replaces_host(self) -> bool {
+        matches!(self, Self::Restart | Self::SelfUpgrade)
+    }
 
     /// The kind's word, the same as its command.
     pub fn name(self) -> &'static str {
@@ -98,6 +107,7 @@ impl Kind {
             Self::Reload => "reload",
             Self::Commit => "commit",
             Self::Rollback => "rollback",
+            Self::SelfUpgrade => "self-upgrade",
         }
     }
 }
@@ -129,6 +139,9 @@ pub struct OperationRequest {
     /// How many releases `prune` keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<usize>,
+    /// The relmgr that is to run (`self-upgrade`): an absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<PathBuf>,
 }
 
 impl OperationRequest {
@@ -143,6 +156,7 @@ impl OperationRequest {
             no_probation: false,
             lose_state: false,
             keep: None,
+            binary: None,
         }
     }
 }
@@ -269,6 +283,18 @@ pub struct Operation {
     /// What it has to do with the application's configuration.
     #[serde(default, skip_serializing_if = "ConfReport::is_empty")]
     pub conf: ConfReport,
+    /// From which relmgr to which (`self-upgrade`); absent: it did not get so far as to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relmgr: Option<RelmgrChange>,
+}
+
+/// From one version of relmgr to another, or to the same one from another file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelmgrChange {
+    /// The version that ran.
+    pub from: String,
+    /// The version that was to run.
+    pub to: String,
 }
 
 /// A step and how long it took.
@@ -344,6 +370,9 @@ pub struct NodeStatus {
     pub phase: Phase,
     /// The supervisor's process.
     pub supervisor_pid: u32,
+    /// The version of relmgr that it runs.
+    #[serde(default)]
+    pub relmgr: String,
     /// The host's process; `None` between two of them.
     pub host_pid: Option<u32>,
     /// When the supervisor started.

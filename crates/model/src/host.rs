@@ -15,6 +15,10 @@ use crate::manifest::Probe;
 use crate::probation::Sample;
 use crate::tls::CertificatePair;
 
+/// The number of this protocol: a supervisor commands a host that another relmgr has started only where both speak the
+/// same one. What is added with a default does not change it.
+pub const PROTOCOL: u32 = 1;
+
 /// The host's end of the channel.
 pub const CHANNEL_FD: i32 = 3;
 
@@ -136,6 +140,11 @@ pub enum Command {
     Stop {
         /// Requests may take so long.
         drain_ms: u64,
+        /// Another host serves: connections that are kept open are answered once more, with `Connection: close`, and
+        /// those on which nothing is asked are closed one after the other towards the end of the drain. A host that
+        /// does not know it closes them at once.
+        #[serde(default)]
+        linger: bool,
     },
 }
 

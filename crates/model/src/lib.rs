@@ -40,6 +40,7 @@ pub mod settings;
 pub mod state;
 pub mod status;
 pub mod tables;
+pub mod takeover;
 pub mod tls;
 pub mod version;
 

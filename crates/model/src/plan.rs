@@ -4,6 +4,7 @@
 //! fetched manifest allows is decided by [`admit`] in the same way.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +114,11 @@ pub enum Plan {
         /// Oldest first.
         versions: Vec<Version>,
     },
+    /// Let another relmgr take over.
+    SelfUpgrade {
+        /// Its executable.
+        binary: PathBuf,
+    },
 }
 
 /// A request that cannot be carried out, with the remedy in its words.
@@ -143,6 +149,8 @@ pub enum Refusal {
     NoProbation,
     #[error("`{kind}` needs a version", kind = kind.name())]
     NoVersion { kind: Kind },
+    #[error("`self-upgrade` needs the absolute path of a relmgr")]
+    NoBinary,
 }
 
 const INSTALL: [Step; 5] = [Step::Fetch, Step::Verify, Step::Unpack, Step::Configure, Step::Preflight];
@@ -186,6 +194,10 @@ pub fn plan(request: &OperationRequest, facts: &Facts) -> Result<Plan, Refusal> 
             _ => Err(Refusal::NoProbation),
         },
         Kind::Rollback => Err(Refusal::NoProbation),
+        Kind::SelfUpgrade => match &request.binary {
+            Some(binary) if binary.is_absolute() => Ok(Plan::SelfUpgrade { binary: binary.clone() }),
+            _ => Err(Refusal::NoBinary),
+        },
         Kind::Remove => {
             let version = request.version.clone().ok_or(Refusal::NoVersion { kind: Kind::Remove })?;
             if let Some(role) = role_of(&version, facts) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Version;
 use crate::channel::Seen;
-use crate::control::{Kind, Outcome, StepTime};
+use crate::control::{Kind, Outcome, RelmgrChange, StepTime};
 use crate::pull::PullRecord;
 use crate::status::Status;
 
@@ -86,6 +86,9 @@ pub struct OperationRecord {
     /// When the release began to serve on probation; absent: it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swapped_at: Option<DateTime<Utc>>,
+    /// From which relmgr to which (`self-upgrade`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relmgr: Option<RelmgrChange>,
 }
 
 impl OperationRecord {
@@ -94,6 +97,13 @@ impl OperationRecord {
     pub fn resolve(&self, record: &NodeRecord) -> (Outcome, Option<String>) {
         let boots = record.permanent.as_ref().map_or_else(|| "no release".to_owned(), Version::to_string);
         let swapped = self.swapped_at.is_some();
+        if self.kind == Kind::SelfUpgrade {
+            // The release is the same before and after it: nothing in the record tells how far it came.
+            return (
+                Outcome::Interrupted,
+                Some(format!("the node ended in the middle of it and boots {boots}")),
+            );
+        }
         match record.releases.get(&self.to).map(|release| &release.status) {
             // Recorded: what was left to do is done by the end of the processes.
             Some(Status::Permanent) if record.permanent.as_ref() == Some(&self.to) => (Outcome::Done, None),
@@ -135,6 +145,9 @@ pub struct HistoryEntry {
     /// Why it was committed; absent: there was no probation, or it was not passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
+    /// From which relmgr to which (`self-upgrade`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relmgr: Option<RelmgrChange>,
     /// The last lines that a host wrote before it died of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_words: Vec<String>,
@@ -217,6 +230,7 @@ mod tests {
             uid: 0,
             by: None,
             swapped_at: None,
+            relmgr: None,
         };
         let (outcome, words) = operation.resolve(&record);
         assert_eq!(outcome, Outcome::Interrupted);
@@ -231,6 +245,8 @@ mod tests {
         record.releases.insert(two.clone(), release(Status::Permanent));
         record.permanent = Some(two);
         assert_eq!(operation.resolve(&record), (Outcome::Done, None));
+        operation.kind = Kind::SelfUpgrade;
+        assert_eq!(operation.resolve(&record).0, Outcome::Interrupted, "whatever the release is");
     }
 
     #[test]

@@ -154,6 +154,7 @@ mod tests {
             outcome: Outcome::Done,
             error: None,
             verdict: None,
+            relmgr: None,
             last_words: vec![],
             ms: 12.5,
             steps: vec![],

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to a node.
 pub struct Client {
+    home: Home,
     sender: SendRequest<Full<Bytes>>,
     connection: JoinHandle<Result<(), hyper::Error>>,
 }
@@ -38,7 +39,7 @@ impl Client {
         let stream = UnixStream::connect(&socket).await.map_err(|error| no_connection(home, &error))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| went_away(&error))?;
-        Ok(Self { sender, connection: tokio::spawn(connection) })
+        Ok(Self { home: home.clone(), sender, connection: tokio::spawn(connection) })
     }
 
     /// Asks for what `path` holds.
@@ -46,6 +47,12 @@ impl Client {
     /// # Errors
     /// What the node says, or that it says nothing.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, CommandError> {
+        let asked = self.ask(Method::GET, path, Bytes::new()).await;
+        if !asked.as_ref().is_err_and(CommandError::is_cut) {
+            return asked;
+        }
+        // Another relmgr may have taken over in this very moment; a question can be asked twice.
+        *self = Self::connect(&self.home).await?;
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
@@ -69,7 +76,7 @@ impl Client {
 
     /// Waits until the node has closed the connection: it has ended.
     pub async fn closed(self) {
-        let Self { sender, connection } = self;
+        let Self { sender, connection, .. } = self;
         let _ = connection.await;
         drop(sender);
     }
@@ -175,6 +182,7 @@ fn no_connection(home: &Home, error: &std::io::Error) -> CommandError {
 
 fn went_away(error: &hyper::Error) -> CommandError {
     CommandError::new(Kind::Failed, "the node went away before its answer was complete")
+        .cut()
         .because(error)
         .hint("`relmgr status` says what serves now, `relmgr history` how the operation ended")
 }

@@ -37,12 +37,14 @@ pub struct CommandError {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
+    /// Whether the node went away in the middle of its answer.
+    cut: bool,
 }
 
 impl CommandError {
     /// A failure with its words.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), causes: vec![], hint: None }
+        Self { kind, message: message.into(), causes: vec![], hint: None, cut: false }
     }
 
     /// A failure in the words of `error`, with the chain of its causes.
@@ -74,6 +76,18 @@ impl CommandError {
         self.kind == Kind::NotRunning
     }
 
+    /// The same, of a node that went away in the middle of its answer.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        self.cut = true;
+        self
+    }
+
+    /// Whether the node went away in the middle of its answer.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     /// What failed.
     pub fn message(&self) -> &str {
         &self.message
@@ -89,7 +103,7 @@ impl CommandError {
     /// What the node says of a request that it did not carry out, with the answer's status.
     pub fn refused(status: http::StatusCode, fault: Fault) -> Self {
         let kind = if status == http::StatusCode::CONFLICT { Kind::Busy } else { Kind::Failed };
-        Self { kind, message: fault.error, causes: vec![], hint: fault.hint }
+        Self { kind, message: fault.error, causes: vec![], hint: fault.hint, cut: false }
     }
 
     /// An operation that did not end as asked; `None`: it did.
@@ -100,7 +114,7 @@ impl CommandError {
             Outcome::RolledBack => Kind::RolledBack,
         };
         let message = operation.error.clone().unwrap_or_else(|| "the node does not say why".into());
-        Some(Self { kind, message, causes: vec![], hint: operation.hint.clone() })
+        Some(Self { kind, message, causes: vec![], hint: operation.hint.clone(), cut: false })
     }
 
     /// The command's exit code.

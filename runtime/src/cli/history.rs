@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::num::NonZeroUsize;
 
-use relmgr_model::control::Outcome;
+use relmgr_model::control::{Outcome, RelmgrChange};
 use relmgr_model::home::Home;
 use relmgr_model::record::HistoryEntry;
 use relmgr_store::journal;
@@ -80,6 +80,9 @@ fn whole(entry: &HistoryEntry) -> String {
     line("ended", &entry.at.format("%Y-%m-%d %H:%M:%S UTC").to_string());
     line("from", &or_dash(entry.from.as_ref()));
     line("to", &or_dash(entry.to.as_ref()));
+    if let Some(RelmgrChange { from, to }) = &entry.relmgr {
+        line("relmgr", &format!("{from} -> {to}"));
+    }
     line("outcome", &format!("{}, after {}", outcome(entry.outcome), output::millis(entry.ms)));
     for words in entry.error.iter().chain(&entry.verdict) {
         line("because", words);
@@ -102,7 +105,8 @@ fn by(entry: &HistoryEntry) -> String {
 
 fn row(entry: &HistoryEntry) -> Vec<String> {
     let words = entry.error.as_deref().or(entry.verdict.as_deref());
-    let words = words.and_then(|words| words.lines().next()).unwrap_or("");
+    let words = words.and_then(|words| words.lines().next()).map(str::to_owned);
+    let relmgr = entry.relmgr.as_ref().map(|RelmgrChange { from, to }| format!("relmgr {from} -> {to}"));
     vec![
         entry.at.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
         by(entry),
@@ -111,7 +115,7 @@ fn row(entry: &HistoryEntry) -> Vec<String> {
         or_dash(entry.to.as_ref()),
         outcome(entry.outcome).into(),
         output::millis(entry.ms),
-        words.into(),
+        words.or(relmgr).unwrap_or_default(),
     ]
 }
 
@@ -150,6 +154,7 @@ mod tests {
             outcome: Outcome::Failed,
             error: Some("2 faults\napp.conf:1:1: no".into()),
             verdict: None,
+            relmgr: None,
             last_words: vec![],
             ms: 12.34,
             steps: vec![],
@@ -174,6 +179,7 @@ mod tests {
                 "1.2.3 was rolled back: the host died of signal 6 SIGABRT 2.3 s after the swap".into(),
             ),
             verdict: None,
+            relmgr: None,
             last_words: vec!["thread 'host' has overflowed its stack".into(), "fatal: stack overflow".into()],
             ms: 2345.0,
             steps: vec![

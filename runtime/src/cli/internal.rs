@@ -1,14 +1,15 @@
-//! `relmgr host` and `relmgr preflight`: started by the supervisor, not by people.
+//! `relmgr host`, `relmgr preflight` and `relmgr takeover-check`: started by the supervisor, not by people.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::sys::signal::{SigSet, Signal};
+use relmgr_model::home::Home;
 use relmgr_model::host::CHANNEL_FD;
 use relmgr_model::settings::LogFormat;
 
-use crate::{host, log};
+use crate::{host, log, supervisor};
 
 /// Serve traffic (started by the supervisor)
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,10 @@ pub struct PreflightArgs {
     /// The release's library
     library: PathBuf,
 }
+
+/// Say whether this relmgr can take over a node (started by the supervisor of another one)
+#[derive(Debug, clap::Args)]
+pub struct TakeoverCheckArgs {}
 
 fn init_log(format: LogFormat) {
     if let Err(error) = log::init(format, log::Process::Host) {
@@ -74,6 +79,25 @@ pub(super) fn preflight(args: PreflightArgs) -> ExitCode {
         Ok(()) => host::preflight::run(&args.library, args.state.as_deref().zip(args.schema)),
         Err(error) => {
             tracing::error!(%error, "the trial cannot be confined");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+pub(super) fn takeover_check(TakeoverCheckArgs {}: TakeoverCheckArgs, home: &Home) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let answered = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let accepted = runtime.block_on(supervisor::takeover_check(home))?;
+        Ok(serde_json::to_string(&accepted)?)
+    });
+    match answered {
+        Ok(answer) => {
+            println!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            // The supervisor repeats it to whoever asked.
+            eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }

@@ -29,6 +29,7 @@ mod remove;
 mod restart;
 mod rollback;
 mod run;
+mod self_upgrade;
 mod status;
 mod stop;
 mod tables;
@@ -81,6 +82,7 @@ enum Command {
     Conf(conf::Args),
     Pull(pull::Args),
     Restart(restart::Args),
+    SelfUpgrade(self_upgrade::Args),
     Stop(stop::Args),
     Version(version::Args),
     Completion(completion::Args),
@@ -88,6 +90,8 @@ enum Command {
     Host(internal::HostArgs),
     #[command(hide = true)]
     Preflight(internal::PreflightArgs),
+    #[command(hide = true)]
+    TakeoverCheck(internal::TakeoverCheckArgs),
 }
 
 /// Runs the command of this process's arguments.
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(args, home),
         Command::Host(args) => return internal::host(args),
         Command::Preflight(args) => return internal::preflight(args),
+        Command::TakeoverCheck(args) => return internal::takeover_check(args, &home),
         Command::Completion(args) => completion::main(args),
         Command::History(args) => history::main(args, &home),
         Command::Upgrade(args) => wait(upgrade::main(args, &home)),
@@ -117,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => wait(reload::main(args, &home)),
         Command::Conf(args) => wait(conf::main(args, &home)),
         Command::Pull(args) => wait(pull::main(args, &home)),
+        Command::SelfUpgrade(args) => wait(self_upgrade::main(args, &home)),
         Command::Restart(args) => wait(restart::main(args, &home)),
         Command::Stop(args) => wait(stop::main(args, &home)),
         Command::Version(args) => wait(version::main(args, &home)),

@@ -68,16 +68,20 @@ pub async fn detach(home: &Home, request: &OperationRequest) -> Result<(), Comma
     Err(died())
 }
 
-async fn post(home: &Home, request: &OperationRequest) -> Result<Lines, CommandError> {
+pub(super) async fn post(home: &Home, request: &OperationRequest) -> Result<Lines, CommandError> {
     Client::connect(home).await?.post_lines("/v1/operations", request).await
 }
 
-fn died() -> CommandError {
+pub(super) fn died() -> CommandError {
     CommandError::new(error::Kind::Failed, "the node went away before the operation ended")
         .hint("`relmgr status` says what serves now, `relmgr history` how the operation ended")
 }
 
-fn conclude(operation: &Operation, dry_run: bool, format: Format) -> Result<(), CommandError> {
+/// Says what came of an operation.
+///
+/// # Errors
+/// That it did not end as asked.
+pub(super) fn conclude(operation: &Operation, dry_run: bool, format: Format) -> Result<(), CommandError> {
     if format.json && !dry_run {
         output::print_json(operation)?;
     }
@@ -115,6 +119,13 @@ fn success(operation: &Operation) -> String {
         Kind::Commit => format!("{to} is permanent"),
         Kind::Rollback => format!("{to} serves again"),
         Kind::Remove | Kind::Prune => removed(&operation.removed),
+        Kind::SelfUpgrade => {
+            let relmgr = operation.relmgr.as_ref().map_or("relmgr", |change| &change.to);
+            match &operation.to {
+                Some(to) => format!("relmgr {relmgr} runs the node, and {to} serves in its host"),
+                None => format!("relmgr {relmgr} runs the node, which has no release"),
+            }
+        }
     }
 }
 
@@ -159,6 +170,7 @@ mod tests {
             steps: vec![],
             removed: vec![],
             conf,
+            relmgr: None,
         }
     }
 

@@ -17,12 +17,17 @@ pub struct Args {}
 pub(super) fn main(Args {}: Args, home: Home) -> Result<(), CommandError> {
     // How the log is written stands in the settings, so they come first.
     let failed = |error: &RunError| CommandError::of(Kind::Failed, error);
-    let settings = supervisor::read_settings(&home).map_err(|error| failed(&error))?;
+    // Before anything is opened: what another relmgr has left has its numbers.
+    let received = supervisor::received().map_err(|error| CommandError::of(Kind::Failed, &error))?;
+    let settings = match &received {
+        Some(received) => received.settings.clone(),
+        None => supervisor::read_settings(&home).map_err(|error| failed(&error))?,
+    };
     let logged = log::init(settings.log.format, log::Process::Supervisor);
     logged.map_err(|error| CommandError::of(Kind::Failed, &error))?;
     // One thread, this one: everything that would block is given away.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime
         .map_err(|error| CommandError::new(Kind::Failed, "no runtime can be started").because(&error))?;
-    runtime.block_on(supervisor::run(home, settings)).map_err(|error| failed(&error))
+    runtime.block_on(supervisor::run(home, settings, received)).map_err(|error| failed(&error))
 }

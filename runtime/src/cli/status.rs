@@ -78,7 +78,11 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
     if let Some(admin) = &status.admin {
         line("admin", &format!("http://{admin}/"));
     }
-    line("supervisor", &format!("{} since {}", status.supervisor_pid, moment(status.started_at, now)));
+    // A node of an older relmgr does not say which.
+    let relmgr = Some(&status.relmgr).filter(|relmgr| !relmgr.is_empty());
+    let relmgr = relmgr.map(|relmgr| format!(", relmgr {relmgr}")).unwrap_or_default();
+    let since = moment(status.started_at, now);
+    line("supervisor", &format!("{}{relmgr}, since {since}", status.supervisor_pid));
     let host = status.host_pid.map_or_else(|| "none at the moment".into(), |pid| pid.to_string());
     match status.host_restarts {
         0 => line("host", &host),
@@ -244,6 +248,7 @@ mod tests {
             home: "/srv/live-poll".into(),
             phase: Phase::Steady,
             supervisor_pid: 4711,
+            relmgr: "0.1.0".into(),
             host_pid: Some(4712),
             started_at: at("2026-11-19T08:00:00Z"),
             host_restarts: 0,
@@ -333,6 +338,7 @@ mod tests {
                 steps: vec![],
                 removed: vec![],
                 conf: ConfReport::default(),
+                relmgr: None,
             }),
             channel: Some(ChannelStatus {
                 name: "default".into(),

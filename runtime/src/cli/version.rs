@@ -34,7 +34,7 @@ pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
         Err(_) => None,
     };
     let versions = Versions {
-        relmgr: env!("CARGO_PKG_VERSION"),
+        relmgr: crate::VERSION,
         abi: format!("{ABI_MAJOR}.{ABI_MINOR}"),
         app: status.as_ref().map(|status| status.app.clone()),
         current: status.and_then(|status| status.current).map(|current| current.version),

@@ -45,9 +45,9 @@ pub async fn serve() -> anyhow::Result<()> {
     });
     let _ = replies.send(Reply { id, result: Ok(Answer::Done) });
 
-    let (asked, drain) = obey(&host, &mut commands, &replies).await?;
-    host.stop(drain).await;
-    if let Some(id) = asked {
+    let end = obey(&host, &mut commands, &replies).await?;
+    host.stop(end.drain, end.linger).await;
+    if let Some(id) = end.asked {
         let _ = replies.send(Reply { id, result: Ok(Answer::Stopped { releases: host.counts() }) });
     }
     drop((host, replies));
@@ -56,18 +56,27 @@ pub async fn serve() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Carries out commands until one says stop; its number, unless nobody is there to be answered, and how long requests
-/// may take.
+/// How a host is to end.
+struct End {
+    /// The command's number; `None`: nobody is there to be answered.
+    asked: Option<u64>,
+    /// Requests may take so long.
+    drain: Duration,
+    /// Whether another host serves.
+    linger: bool,
+}
+
+/// Carries out commands until one says stop, or nobody does any more.
 async fn obey(
     host: &Arc<Host>,
     commands: &mut Commands,
     replies: &mpsc::UnboundedSender<Reply>,
-) -> anyhow::Result<(Option<u64>, Duration)> {
+) -> anyhow::Result<End> {
     while let Some(line) = commands.next_line().await.context("the supervisor's channel broke")? {
         let Envelope { id, command } =
             serde_json::from_str(&line).context("the supervisor's command does not parse")?;
-        if let Command::Stop { drain_ms } = command {
-            return Ok((Some(id), Duration::from_millis(drain_ms)));
+        if let Command::Stop { drain_ms, linger } = command {
+            return Ok(End { asked: Some(id), drain: Duration::from_millis(drain_ms), linger });
         }
         let (host, replies) = (host.clone(), replies.clone());
         tokio::spawn(async move {
@@ -77,7 +86,7 @@ async fn obey(
         });
     }
     tracing::warn!("the supervisor is gone: the host ends");
-    Ok((None, ORPHAN_DRAIN))
+    Ok(End { asked: None, drain: ORPHAN_DRAIN, linger: false })
 }
 
 async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostError> {

@@ -23,10 +23,24 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub enum Order {
     /// Go on.
     Serve = 0,
+    /// Answer what comes and say with the answer that it is the last one: another host serves, and a client that
+    /// is about to send must not find its connection closed.
+    Last = 1,
     /// Finish what has begun, take nothing new.
-    Finish = 1,
+    Finish = 2,
     /// End now.
-    Abort = 2,
+    Abort = 3,
+}
+
+impl Order {
+    fn from_u8(number: u8) -> Self {
+        match number {
+            0 => Self::Serve,
+            1 => Self::Last,
+            2 => Self::Finish,
+            _ => Self::Abort,
+        }
+    }
 }
 
 /// One client's connection.
@@ -60,11 +74,17 @@ impl Connection {
 
     /// What the connection is told; its task is woken when that changes.
     pub fn order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            0 => Order::Serve,
-            1 => Order::Finish,
-            _ => Order::Abort,
-        }
+        Order::from_u8(self.order.load(Ordering::Acquire))
+    }
+
+    /// Whether the answer to a request must announce the connection's end. HTTP/2 has a frame for that.
+    pub fn is_last_answer(&self) -> bool {
+        self.order() != Order::Serve && !self.multiplexed.load(Ordering::Relaxed)
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
     }
 
     /// Has `cx`'s task woken by a new order.
@@ -72,11 +92,11 @@ impl Connection {
         self.waker.register(cx.waker());
     }
 
-    /// Waits for any order but [`Order::Serve`].
+    /// Waits for the order to take nothing new.
     pub async fn told(&self) {
         std::future::poll_fn(|cx| {
             self.register(cx);
-            if self.order() == Order::Serve { Poll::Pending } else { Poll::Ready(()) }
+            if self.order() < Order::Finish { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
     }
@@ -113,6 +133,11 @@ impl Turn {
         connection.reading.store(false, Ordering::Relaxed);
         Self(connection.clone())
     }
+
+    /// Whether the answer must announce the connection's end.
+    pub fn is_last(&self) -> bool {
+        self.0.is_last_answer()
+    }
 }
 
 impl Drop for Turn {
@@ -126,6 +151,8 @@ impl Drop for Turn {
 #[derive(Debug, Default)]
 pub struct Connections {
     clock: Arc<Clock>,
+    /// What every connection was told last, for those that were accepted meanwhile.
+    told: AtomicU8,
     // Locked when a connection opens or closes and by the sweep, never for a request.
     open: Mutex<Slab<Arc<Connection>>>,
 }
@@ -133,6 +160,7 @@ pub struct Connections {
 impl Connections {
     /// A connection that has just been accepted, and its place.
     pub fn open(&self) -> (Arc<Connection>, usize) {
+        let mut open = super::lock(&self.open);
         let connection = Arc::new(Connection {
             clock: self.clock.clone(),
             busy: AtomicU32::new(0),
@@ -140,10 +168,10 @@ impl Connections {
             reading: AtomicBool::new(true),
             multiplexed: AtomicBool::new(false),
             since: AtomicU32::new(self.clock.0.load(Ordering::Relaxed)),
-            order: AtomicU8::new(0),
+            order: AtomicU8::new(self.told.load(Ordering::Relaxed)),
             waker: AtomicWaker::new(),
         });
-        let place = super::lock(&self.open).insert(connection.clone());
+        let place = open.insert(connection.clone());
         (connection, place)
     }
 
@@ -159,9 +187,28 @@ impl Connections {
 
     /// Tells every connection `order`.
     pub fn give_all(&self, order: Order) {
-        for (_, connection) in super::lock(&self.open).iter() {
+        let open = super::lock(&self.open);
+        self.told.fetch_max(order as u8, Ordering::Relaxed);
+        for (_, connection) in open.iter() {
             connection.give(order);
         }
+    }
+
+    /// Has the connections finish one after the other, spread over `time`: those who come back do not all come at
+    /// once.
+    pub async fn finish_spread(&self, time: Duration) {
+        let open: Vec<_> = super::lock(&self.open).iter().map(|(_, connection)| connection.clone()).collect();
+        let ticks = u32::try_from(time.as_millis() / SPREAD_TICK.as_millis()).unwrap_or(u32::MAX).max(1);
+        let batch = open.len().div_ceil(ticks as usize).max(1);
+        let pause = time / u32::try_from(open.len().div_ceil(batch)).unwrap_or(u32::MAX).max(1);
+        for batch in open.chunks(batch) {
+            batch.iter().for_each(|connection| connection.give(Order::Finish));
+            if self.count() == 0 {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        self.give_all(Order::Finish);
     }
 
     /// Holds the connections to their limits, for ever.
@@ -182,6 +229,9 @@ impl Connections {
         }
     }
 }
+
+/// Connections are closed in batches at most so often.
+const SPREAD_TICK: Duration = Duration::from_millis(10);
 
 /// A response of at most so many bytes is put together before it is written: to copy them costs less than what the
 /// kernel does more for `writev` than for `send`.

@@ -267,14 +267,19 @@ where
         if !std::mem::replace(&mut registered, true) {
             connection.register(cx);
         }
-        match connection.order() {
-            Order::Serve => {}
-            Order::Finish if finishing => {}
-            Order::Finish => {
-                finishing = true;
-                finish(served.as_mut());
+        let order = connection.order();
+        if order == Order::Abort {
+            return Poll::Ready(Ok(()));
+        }
+        // With HTTP/2 the end is announced between requests, with HTTP/1.1 by an answer.
+        let told = order == Order::Finish || (order == Order::Last && connection.is_multiplexed());
+        if told && !finishing {
+            finishing = true;
+            // What has come already is answered; a connection on which nothing has is closed.
+            if let Poll::Ready(ended) = served.as_mut().poll(cx) {
+                return Poll::Ready(ended);
             }
-            Order::Abort => return Poll::Ready(Ok(())),
+            finish(served.as_mut());
         }
         served.as_mut().poll(cx)
     });

@@ -345,14 +345,25 @@ impl Host {
         found.ok_or_else(|| HostError { message: format!("there is no generation {id} that could serve") })
     }
 
-    /// Stops accepting, lets requests finish, stops the application.
-    async fn stop(self: &Arc<Self>, drain: Duration) {
+    /// Stops accepting, lets requests finish, stops the application. Where another host serves (`linger`), clients
+    /// that keep their connections are answered once more and told to open another; those that ask nothing lose
+    /// theirs one after the other.
+    async fn stop(self: &Arc<Self>, drain: Duration, linger: bool) {
         let begun = Instant::now();
         self.front.stop_accepting();
-        self.front.connections.give_all(connection::Order::Finish);
         let left = self.leave_state();
-        let closed = || self.front.connections.count() == 0;
-        if !retire::until(drain, closed).await {
+        let connections = &self.front.connections;
+        let closed = || connections.count() == 0;
+        // A state that is with the other host leaves nothing here that could answer.
+        if linger && left.is_none() {
+            connections.give_all(connection::Order::Last);
+            if !retire::until(drain / 2, closed).await {
+                connections.finish_spread(drain * 2 / 5).await;
+            }
+        } else {
+            connections.give_all(connection::Order::Finish);
+        }
+        if !retire::until(drain.saturating_sub(begun.elapsed()), closed).await {
             tracing::warn!(
                 open = self.front.connections.count(),
                 "connections are cut at the drain deadline"

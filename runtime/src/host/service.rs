@@ -220,6 +220,7 @@ fn answer(response: FfiResponse, mut guard: RequestGuard, id: u64, turn: Turn) -
         return plain(StatusCode::INTERNAL_SERVER_ERROR, text, turn);
     };
     guard.answered(status);
+    let is_last = turn.is_last();
     if status.is_server_error() {
         guard.generation().facts.measures.failed();
     }
@@ -237,6 +238,9 @@ fn answer(response: FfiResponse, mut guard: RequestGuard, id: u64, turn: Turn) -
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
+    if is_last {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     answer
 }
 
@@ -245,9 +249,13 @@ fn text(text: Option<&str>) -> RStr<'_> {
 }
 
 fn plain(status: StatusCode, text: String, turn: Turn) -> Response<ResponseBody> {
+    let is_last = turn.is_last();
     let mut response = Response::new(ResponseBody::Whole { bytes: Some(text.into()), guard: None, turn });
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if is_last {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

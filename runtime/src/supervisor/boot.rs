@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use chrono::Utc;
 use relmgr_model::Version;
-use relmgr_model::conf::ConfReport;
+use relmgr_model::conf::{ConfError, ConfReport};
 use relmgr_model::control::{Kind, Operation, Outcome};
 use relmgr_model::host::{Answer, Command};
 use relmgr_model::status::{Event, Status};
@@ -107,7 +107,7 @@ async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), 
         Some(in_force) => in_force,
         None => {
             handler::verify_installed(node, version).await?;
-            InForce::new(version.clone(), handler::configure(node, version)?)
+            configure(node, version)?
         }
     };
     let effective = &in_force.effective;
@@ -128,13 +128,43 @@ async fn load(node: &Node, host: &HostProcess, version: &Version) -> Result<(), 
     // There is nobody who makes way.
     host.call(Command::Swap { generation, patience_ms: 0, code_change: None }).await.map_err(failed)?;
     host.call(Command::Commit { generation }).await.map_err(failed)?;
-    conf::write_effective(node, version, effective);
+    if in_force.error.is_none() {
+        conf::write_effective(node, version, effective);
+    }
     // Where it is known already it is not put back: a reload of which the host died has its word in there by now.
     node.with(|state| match &state.in_force {
         Some(known) if known.version == *version => {}
         _ => state.in_force = Some(in_force),
     });
     Ok(())
+}
+
+/// What `version` is to run with. Where the operator's files are wrong, it is what was applied last: a mistake that
+/// the running node would have refused must not keep the next start from serving.
+fn configure(node: &Node, version: &Version) -> Result<InForce, OperationError> {
+    let wrong = match handler::configure(node, version) {
+        Ok(effective) => return Ok(InForce::new(version.clone(), effective)),
+        Err(error) => error,
+    };
+    let effective = match handler::last_applied(node, version) {
+        Ok(effective) => effective,
+        Err(error) => {
+            let words = "the values applied last cannot be used instead";
+            tracing::error!(%version, "{words}: {}", error.describe());
+            return Err(OperationError::Unconfigured { wrong: wrong.describe(), last: error.describe() });
+        }
+    };
+    let text = wrong.describe();
+    tracing::error!(%version, "it starts with the values that were applied last: {text}");
+    let operation = Operation {
+        kind: Kind::Reload,
+        outcome: Outcome::Failed,
+        error: Some(format!("the node starts with the values that were applied last: {text}")),
+        ..restart_of(version)
+    };
+    let _ = handler::tell_history(node, &operation, None, 0.0, vec![]);
+    let error = Some(ConfError { at: Utc::now(), text });
+    Ok(InForce { error, ..InForce::new(version.clone(), effective) })
 }
 
 fn tell_failure(node: &Node, version: &Version, error: &OperationError, host: &HostProcess) -> Operation {
@@ -164,6 +194,7 @@ fn restart_of(version: &Version) -> Operation {
         steps: vec![],
         removed: vec![],
         conf: ConfReport::default(),
+        relmgr: None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The control socket: HTTP with JSON over a Unix socket (the table is in `relmgr_model::control`).
 
 use std::convert::Infallible;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,20 +37,30 @@ type Body = BoxBody<Bytes, Infallible>;
 ///
 /// # Errors
 /// What the system says.
-pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+pub fn bind(path: &Path) -> std::io::Result<StdUnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = StdUnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o660))?;
     Ok(listener)
+}
+
+/// A listening socket for [`serve`], of the one that the supervisor holds.
+///
+/// # Errors
+/// What the system says.
+pub fn listen(control: &OwnedFd) -> std::io::Result<UnixListener> {
+    UnixListener::from_std(control.try_clone()?.into())
 }
 
 /// Serves until the process ends.
 pub async fn serve(node: Arc<Node>, listener: UnixListener) {
     loop {
-        match listener.accept().await {
+        let Some(accepted) = node.door.let_in(listener.accept()).await else { continue };
+        match accepted {
             Ok((stream, _)) => drop(tokio::spawn(serve_one(node.clone(), stream))),
             Err(error) => {
                 tracing::warn!(%error, "the control socket");
@@ -66,7 +78,10 @@ async fn serve_one(node: Arc<Node>, stream: UnixStream) {
     };
     let service = service_fn(move |request| {
         let node = node.clone();
-        async move { Ok::<_, Infallible>(answer(&node, request, uid).await) }
+        async move {
+            let _visit = node.door.visit();
+            Ok::<_, Infallible>(answer(&node, request, uid).await)
+        }
     });
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     if let Err(error) = served.await {

@@ -20,7 +20,6 @@ use relmgr_model::settings::LogFormat;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::core_dump;
@@ -60,10 +59,13 @@ impl CallError {
 /// A host process that could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("the host process cannot be started")]
-pub struct SpawnError(#[from] std::io::Error);
+pub struct SpawnError(#[from] pub std::io::Error);
 
 /// Bytes that a dead process left in its pipe are read in microseconds.
 const WORDS_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether the last answer has come.
+const FREEZE_GLANCE: Duration = Duration::from_micros(500);
 
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, HostError>>>>>;
 
@@ -81,6 +83,32 @@ pub struct HostProcess {
     blame: Blame,
     words: LastWords,
     farewell: Farewell,
+    /// While it is set no command is sent.
+    frozen: watch::Sender<bool>,
+    /// What the next image of the supervisor needs to go on.
+    ends: Ends,
+}
+
+/// The supervisor's ends of what leads to a host, beside those that are read and written.
+#[derive(Debug)]
+pub struct Ends {
+    /// The channel.
+    pub channel: OwnedFd,
+    /// The pipe that its log comes through.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// A host that another image of this process has started.
+#[derive(Debug)]
+pub struct Left {
+    /// Its process.
+    pub pid: u32,
+    /// What leads to it.
+    pub ends: Ends,
+    /// The number of the next command.
+    pub next_id: u64,
+    /// The last lines that it wrote.
+    pub last_words: Vec<String>,
 }
 
 /// What a host that stopped had answered in its life.
@@ -97,7 +125,6 @@ impl HostProcess {
     /// [`SpawnError`].
     pub fn spawn(listeners: Vec<OwnedFd>, log: LogFormat) -> Result<Arc<Self>, SpawnError> {
         let (ours, theirs) = StdUnixStream::pair()?;
-        ours.set_nonblocking(true)?;
         let mut command = std::process::Command::new(SELF);
         std::os::unix::process::CommandExt::arg0(&mut command, "relmgr");
         command.arg("host");
@@ -110,18 +137,46 @@ impl HostProcess {
         command.fd_mappings(mappings.collect()).map_err(std::io::Error::other)?;
         let mut child =
             tokio::process::Command::from(command).stderr(Stdio::piped()).kill_on_drop(false).spawn()?;
-        let (words, heard) = match child.stderr.take() {
-            Some(stderr) => LastWords::listen(stderr.into_owned_fd()?, log)?,
+        let stderr = child.stderr.take().map(|stderr| stderr.into_owned_fd()).transpose()?;
+        // Gone once it was waited for.
+        let pid = child.id().unwrap_or(0);
+        let left = Left { pid, ends: Ends { channel: ours.into(), stderr }, next_id: 1, last_words: vec![] };
+        Self::command(left, log, async move { child.wait().await })
+    }
+
+    /// Goes on with a host that another image of this process has started: it is its child all the same.
+    ///
+    /// # Errors
+    /// [`SpawnError`]: its descriptors cannot be used, or there is no thread to wait for its end.
+    pub fn adopt(left: Left, log: LogFormat) -> Result<Arc<Self>, SpawnError> {
+        let (told, status) = oneshot::channel();
+        let pid = left.pid;
+        std::thread::Builder::new().name("adopted-host".into()).spawn(move || {
+            let _ = told.send(wait_for(pid));
+        })?;
+        let gone = |_| std::io::Error::other("nobody waits for it");
+        Self::command(left, log, async move { status.await.map_err(gone).flatten() })
+    }
+
+    fn command(
+        left: Left,
+        log: LogFormat,
+        waited: impl Future<Output = std::io::Result<ExitStatus>> + Send + 'static,
+    ) -> Result<Arc<Self>, SpawnError> {
+        let Left { pid, ends, next_id, last_words } = left;
+        let (words, heard) = match &ends.stderr {
+            Some(stderr) => LastWords::listen(stderr.try_clone()?, log, last_words)?,
             None => LastWords::none(),
         };
-
-        let (reader, writer) = UnixStream::from_std(ours)?.into_split();
+        let channel = StdUnixStream::from(ends.channel.try_clone()?);
+        channel.set_nonblocking(true)?;
+        let (reader, writer) = UnixStream::from_std(channel)?.into_split();
         let (outbox, commands) = mpsc::unbounded_channel();
         let (died, ended) = watch::channel(None);
         let (pending, farewell) = (Pending::default(), Farewell::default());
         let process = Arc::new(Self {
-            pid: child.id().unwrap_or(0),
-            next: AtomicU64::new(1),
+            pid,
+            next: AtomicU64::new(next_id),
             outbox,
             pending: pending.clone(),
             ended,
@@ -130,11 +185,13 @@ impl HostProcess {
             blame: Blame::default(),
             words,
             farewell: farewell.clone(),
+            frozen: watch::Sender::new(false),
+            ends,
         });
         tokio::spawn(write_commands(writer, commands));
         let reading = tokio::spawn(read_replies(reader, pending.clone(), farewell));
         let heard = async move { tokio::join!(heard, reading) };
-        tokio::spawn(watch_child(child, heard, process.blame.clone(), pending, died));
+        tokio::spawn(watch_child(pid, waited, heard, process.blame.clone(), pending, died));
         Ok(process)
     }
 
@@ -151,6 +208,7 @@ impl HostProcess {
     /// # Errors
     /// [`CallError`].
     pub async fn call(&self, command: Command) -> Result<Answer, CallError> {
+        self.thawed().await;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let died = |how: String, doing| CallError::Died(format!("{how}{doing}"));
         let doing = doing(&command);
@@ -165,6 +223,44 @@ impl HostProcess {
             Ok(result) => Ok(result?),
             Err(_) => Err(died(self.wait().await, doing)),
         }
+    }
+
+    /// Sends no command any more until [`HostProcess::thaw`]; whether every one that was sent has been answered
+    /// within `patience`. Then nothing is on its way in either direction.
+    pub async fn freeze(&self, patience: Duration) -> bool {
+        self.frozen.send_replace(true);
+        let answered = async {
+            while !lock(&self.pending).is_empty() {
+                tokio::time::sleep(FREEZE_GLANCE).await;
+            }
+        };
+        tokio::time::timeout(patience, answered).await.is_ok()
+    }
+
+    /// Sends commands again.
+    pub fn thaw(&self) {
+        self.frozen.send_replace(false);
+    }
+
+    /// Waits until commands are sent.
+    pub async fn thawed(&self) {
+        // The sender lives as long as this.
+        let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
+    }
+
+    /// What the next image of the supervisor needs to go on with it.
+    pub fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// The number of the next command.
+    pub fn next_id(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Passes on none of its lines as long as the guard lives; none is lost meanwhile.
+    pub fn hold_words(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.words.hold()
     }
 
     /// Waits for the end of the process; how it ended.
@@ -186,11 +282,20 @@ impl HostProcess {
 
     /// Stops the host gracefully, by force when it takes too long.
     pub async fn stop(&self, drain: Duration) {
+        self.end(drain, false).await;
+    }
+
+    /// The same where another host serves already: clients are not to notice.
+    pub async fn make_way(&self, drain: Duration) {
+        self.end(drain, true).await;
+    }
+
+    async fn end(&self, drain: Duration, linger: bool) {
         self.stopping.store(true, Ordering::Release);
         let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
         let gracefully = async {
             // When it is dead already, `wait` returns at once.
-            let _ = self.call(Command::Stop { drain_ms }).await;
+            let _ = self.call(Command::Stop { drain_ms, linger }).await;
             self.wait().await
         };
         if tokio::time::timeout(drain + STOP_SLACK, gracefully).await.is_err() {
@@ -274,16 +379,32 @@ async fn read_replies(reader: OwnedReadHalf, pending: Pending, farewell: Farewel
     }
 }
 
+/// Waits for the end of a child that no handle is left of.
+fn wait_for(pid: u32) -> std::io::Result<ExitStatus> {
+    use nix::sys::wait::{WaitStatus, waitpid};
+
+    let pid = i32::try_from(pid).map_err(std::io::Error::other)?;
+    loop {
+        match waitpid(Pid::from_raw(pid), None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(ExitStatus::from_raw((code & 0xff) << 8)),
+            Ok(WaitStatus::Signaled(_, signal, core)) => {
+                return Ok(ExitStatus::from_raw(signal as i32 | if core { 0x80 } else { 0 }));
+            }
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 async fn watch_child(
-    mut child: Child,
+    pid: u32,
+    waited: impl Future<Output = std::io::Result<ExitStatus>>,
     heard: impl Future,
     blame: Blame,
     pending: Pending,
     died: watch::Sender<Option<String>>,
 ) {
-    // Gone once it was waited for.
-    let pid = child.id().unwrap_or(0);
-    let how = match child.wait().await {
+    let how = match waited.await {
         Ok(status) => format!("{}{}", describe(status), core_dump::told(status, pid)),
         Err(error) => error.to_string(),
     };

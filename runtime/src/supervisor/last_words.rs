@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use relmgr_model::settings::LogFormat;
 use tokio::sync::oneshot;
 
@@ -21,7 +22,11 @@ const LINE: usize = 500;
 
 /// The last lines of one process.
 #[derive(Debug, Clone, Default)]
-pub struct LastWords(Arc<Mutex<Tail>>);
+pub struct LastWords {
+    tail: Arc<Mutex<Tail>>,
+    /// Held from the moment at which bytes are taken out of the pipe until they are passed on.
+    passing: Arc<Mutex<()>>,
+}
 
 #[derive(Debug, Default)]
 struct Tail {
@@ -36,13 +41,19 @@ impl LastWords {
     }
 
     /// Passes on what comes through `pipe` to where `log` says, on a thread of its own: what the supervisor waits for
-    /// must not keep the host from writing. The receiver is told when there is nothing more to come.
+    /// must not keep the host from writing. `before` are the lines that it wrote so far. The receiver is told when
+    /// there is nothing more to come.
     ///
     /// # Errors
     /// When there is no thread.
-    pub fn listen(pipe: OwnedFd, log: LogFormat) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
+    pub fn listen(
+        pipe: OwnedFd,
+        log: LogFormat,
+        before: Vec<String>,
+    ) -> std::io::Result<(Self, oneshot::Receiver<()>)> {
         let (over, heard) = oneshot::channel();
         let words = Self::default();
+        lock(&words.tail).lines = before.into();
         let tail = words.clone();
         std::thread::Builder::new().name("last-words".into()).spawn(move || {
             tail.pass_on(File::from(pipe), Relay::new(log, std::io::stderr()));
@@ -51,26 +62,35 @@ impl LastWords {
         Ok((words, heard))
     }
 
-    fn pass_on(&self, mut pipe: impl Read, mut relay: Relay<impl Write>) {
+    fn pass_on(&self, mut pipe: File, mut relay: Relay<impl Write>) {
         let mut buffer = [0; 8192];
         loop {
+            let mut awaited = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+            // What it says is what the read says.
+            let _ = poll(&mut awaited, PollTimeout::NONE);
+            let _passing = lock(&self.passing);
             match pipe.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => {
                     let for_people = relay.take(&buffer[..count]);
-                    lock(&self.0).take(&for_people);
+                    lock(&self.tail).take(&for_people);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
         let for_people = relay.end();
-        lock(&self.0).take(&for_people);
+        lock(&self.tail).take(&for_people);
+    }
+
+    /// Takes nothing out of the pipe as long as the guard lives; what was taken has been passed on.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        lock(&self.passing)
     }
 
     /// The lines so far, oldest first.
     pub fn lines(&self) -> Vec<String> {
-        let tail = lock(&self.0);
+        let tail = lock(&self.tail);
         let open = (!tail.open.is_empty()).then(|| text(&tail.open));
         let lines: Vec<String> = tail.lines.iter().cloned().chain(open).collect();
         lines[lines.len().saturating_sub(LINES)..].to_vec()
@@ -114,7 +134,7 @@ mod tests {
         }
         tail.take(b"cut ");
         tail.take(&[b'x'; 4096]);
-        let words = LastWords(Arc::new(Mutex::new(tail))).lines();
+        let words = LastWords { tail: Arc::new(Mutex::new(tail)), ..LastWords::default() }.lines();
         assert_eq!(words.len(), LINES);
         assert_eq!(words[LINES - 2], "line 99");
         assert_eq!(words[LINES - 1].len(), LINE);

@@ -1,7 +1,7 @@
 //! The listening sockets: bound once, held by the supervisor for as long as it lives, lent to every host.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -25,6 +25,12 @@ impl BindError {
     /// Whether somebody else has the address.
     pub fn is_taken(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::AddrInUse
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -61,6 +67,17 @@ impl Listener {
             Ok(Self { socket, address: bound, secure: setting == HTTPS })
         };
         bind().map_err(|source| BindError { address, setting, source })
+    }
+
+    /// One that another image of this process has bound.
+    ///
+    /// # Errors
+    /// When it is no socket of this kind.
+    pub fn inherited(socket: OwnedFd, secure: bool) -> std::io::Result<Self> {
+        let socket = Socket::from(socket);
+        let bound = socket.local_addr()?.as_socket();
+        let address = bound.ok_or_else(|| std::io::Error::other("it is no internet socket"))?;
+        Ok(Self { socket, address, secure })
     }
 
     /// A descriptor to pass down.

@@ -13,6 +13,7 @@
 //!   ├─ pull      the channel, followed by itself
 //!   ├─ pulse     the host's heartbeat, and what it has answered lately
 //!   ├─ tell      the operator's commands and webhooks
+//!   ├─ takeover  another relmgr in the place of this one
 //!   └─ host_process, preflight   the two kinds of children of ours
 //! ```
 
@@ -30,6 +31,7 @@ mod preflight;
 mod pull;
 mod pulse;
 mod relay;
+mod takeover;
 mod tell;
 mod tls;
 
@@ -44,6 +46,7 @@ use nix::fcntl::{Flock, FlockArg};
 use relmgr_model::home::Home;
 use relmgr_model::record::{HistoryEntry, NodeRecord, OperationRecord};
 use relmgr_model::settings::{Settings, SettingsError};
+use relmgr_model::takeover::Takeover;
 use relmgr_store::journal::{self, JournalError};
 use relmgr_store::repository::{Options, Repository, RepositoryError};
 use relmgr_store::signature::Trust;
@@ -53,8 +56,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use handler::{By, OperationError, note_for_pull};
 use listeners::{BindError, Listener};
-use node::{End, Node};
+use node::{End, Held, Node};
 use tell::Webhooks;
+
+pub use takeover::{Received, ReceivedError, answer as takeover_check, received};
 
 /// Locks without minding a panic under the lock: every value behind one is whole at every point.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -110,6 +115,9 @@ pub enum RunError {
     /// The node's memory.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What another image of this process has left.
+    #[error("what another relmgr handed over cannot be used")]
+    Takeover(#[source] std::io::Error),
     /// The host dies too often.
     #[error("the node gave up: {0}")]
     GaveUp(String),
@@ -130,42 +138,39 @@ fn open_repository(settings: &Settings) -> Result<Repository, RepositoryError> {
     Repository::open(&settings.url, options)
 }
 
-/// Runs the node at `home` with its `settings` until it is told to stop.
+/// Runs the node at `home` with its `settings` until it is told to stop; in the place of another image of this process
+/// where one has left something.
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
+pub async fn run(home: Home, settings: Settings, received: Option<Received>) -> Result<(), RunError> {
     let io = |path: std::path::PathBuf, what| move |source| RunError::Io { path, what, source };
-    // 1. One supervisor a home.
-    std::fs::create_dir_all(home.run()).map_err(io(home.run(), "written"))?;
-    let _lock = take_lock(&home)?;
-    // 2. What is remembered, and what a death left behind.
-    let record = journal::load(&home, &settings.app)?;
-    tidy(&home, &record);
-    // 3. The sockets; from here on clients wait instead of being refused.
-    let mut listeners = vec![];
-    let plain = settings.listen.http.iter().map(|address| (address, "listen.http"));
-    let secure = settings.listen.https.iter().map(|address| (address, listeners::HTTPS));
-    for (address, setting) in plain.chain(secure) {
-        let listener = bind(*address, setting).await?;
-        tracing::info!(address = %listener.address, tls = listener.secure, "listening");
-        listeners.push(listener);
-    }
-    let certificates = tls::Account::load(&home, &settings.tls, Utc::now())?;
-    // No host has it, so there is none to wait for.
-    let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
     let repository = open_repository(&settings).map_err(RunError::Repository)?;
-    let path = home.settings();
-    let webhooks = Webhooks::start(&settings).map_err(|source| RunError::Settings { path, source })?;
-    let node = Node::new(home, settings, repository, webhooks, record, listeners, admin);
-    node.with(|state| state.tls = certificates);
+    let (node, left) = match received {
+        Some(received) => {
+            let (node, left) = inherit(home, settings, repository, received)?;
+            (node, Some(left))
+        }
+        None => (begin(home, settings, repository).await?, None),
+    };
     let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
-    let control = control::bind(&node.home.control_socket());
-    let control = control.map_err(io(node.home.control_socket(), "written"))?;
-    // 4. An operation that a death interrupted ends here, in a definite state.
-    resolve_interrupted(&node)?;
+    // 4. An operation that a death interrupted ends here, in a definite state. One that came with this image goes on.
+    match &left {
+        Some(_) => takeover::hear_signals(),
+        None => resolve_interrupted(&node)?,
+    }
     handler::remember_last(&node);
-    // 5. The permanent release.
+    let half = match left {
+        Some((host, takeover)) => {
+            takeover::await_children(&takeover.children);
+            takeover::adopt(&node, host, &takeover).map_err(|error| RunError::Takeover(error.0))?;
+            Some((takeover.operation, takeover.relmgr))
+        }
+        None => None,
+    };
+    // 5. The permanent release, or another host for the one that serves.
+    let control = control::listen(&node.held.control);
+    let control = control.map_err(io(node.home.control_socket(), "listened on"))?;
     tokio::spawn(control::serve(node.clone(), control));
     if let Some(listener) = &node.admin {
         let listening = listener.lend().and_then(admin::listen);
@@ -181,7 +186,10 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
     let booting = tokio::spawn({
         let node = node.clone();
         async move {
-            boot::boot(&node).await;
+            match half {
+                Some((half, from)) => handler::complete(&node, half, from).await,
+                None => boot::boot(&node).await,
+            }
             // A node that is to fetch its first release is ready when that serves.
             let (ready, is_ready) = tokio::sync::oneshot::channel();
             tokio::spawn(pull::run(node.clone(), ready));
@@ -204,6 +212,70 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
         Some(End::GaveUp(words)) => Err(RunError::GaveUp(words)),
         _ => Ok(()),
     }
+}
+
+/// A node that starts from nothing.
+async fn begin(home: Home, settings: Settings, repository: Repository) -> Result<Arc<Node>, RunError> {
+    let io = |path: std::path::PathBuf, what| move |source| RunError::Io { path, what, source };
+    // 1. One supervisor a home.
+    std::fs::create_dir_all(home.run()).map_err(io(home.run(), "written"))?;
+    let lock = take_lock(&home)?;
+    // 2. What is remembered, and what a death left behind.
+    let record = journal::load(&home, &settings.app)?;
+    tidy(&home, &record);
+    // 3. The sockets; from here on clients wait instead of being refused.
+    let mut listeners = vec![];
+    let plain = settings.listen.http.iter().map(|address| (address, "listen.http"));
+    let secure = settings.listen.https.iter().map(|address| (address, listeners::HTTPS));
+    for (address, setting) in plain.chain(secure) {
+        let listener = bind(*address, setting).await?;
+        tracing::info!(address = %listener.address, tls = listener.secure, "listening");
+        listeners.push(listener);
+    }
+    let certificates = tls::Account::load(&home, &settings.tls, Utc::now());
+    certificates.usable()?;
+    // No host has it, so there is none to wait for.
+    let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
+    let control = control::bind(&home.control_socket()).map_err(io(home.control_socket(), "written"))?;
+    let held = Held { lock, control: control.into() };
+    let webhooks = start_webhooks(&home, &settings)?;
+    let node = Node::new(home, settings, repository, webhooks, record, (listeners, admin), held, Utc::now());
+    node.with(|state| state.tls = certificates);
+    Ok(node)
+}
+
+/// A node that goes on from another image of this process.
+fn inherit(
+    home: Home,
+    settings: Settings,
+    repository: Repository,
+    received: Received,
+) -> Result<(Arc<Node>, (host_process::Left, Takeover)), RunError> {
+    let Received { takeover, lock, control, listeners, admin, host, .. } = received;
+    tracing::info!(before = takeover.relmgr, now = crate::VERSION, "taking over");
+    // It is held already: to take it again proves that it is.
+    let lock = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock);
+    let lock = lock.map_err(|(_, error)| RunError::Takeover(error.into()))?;
+    let record = journal::load(&home, &settings.app)?;
+    // In the order of the settings: those that speak TLS last.
+    let plain = settings.listen.http.len();
+    let listeners =
+        listeners.into_iter().enumerate().map(|(at, socket)| Listener::inherited(socket, at >= plain));
+    let listeners = listeners.collect::<Result<_, _>>();
+    let admin = admin.map(|socket| Listener::inherited(socket, false)).transpose();
+    let sockets = (listeners.map_err(RunError::Takeover)?, admin.map_err(RunError::Takeover)?);
+    let held = Held { lock, control };
+    let webhooks = start_webhooks(&home, &settings)?;
+    // Where none can be served the new host does not come up, and the old one goes on with those that it has.
+    let certificates = tls::Account::load(&home, &settings.tls, Utc::now());
+    let node = Node::new(home, settings, repository, webhooks, record, sockets, held, takeover.started_at);
+    node.with(|state| state.tls = certificates);
+    Ok((node, (host, takeover)))
+}
+
+fn start_webhooks(home: &Home, settings: &Settings) -> Result<Webhooks, RunError> {
+    let path = home.settings();
+    Webhooks::start(settings).map_err(|source| RunError::Settings { path, source })
 }
 
 /// Clears what a death left. A disk that refuses is no reason not to serve.
@@ -340,7 +412,7 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
     let record = node.with(|state| state.record.clone());
     let Some(operation) = &record.operation else { return Ok(()) };
     let (outcome, error) = operation.resolve(&record);
-    let OperationRecord { kind, from, to, started_at, uid, by, .. } = operation.clone();
+    let OperationRecord { kind, from, to, started_at, uid, by, relmgr, .. } = operation.clone();
     let by = By { uid: by.is_none().then_some(uid), agent: by };
     let words = error.as_deref().unwrap_or("it was committed");
     tracing::warn!(kind = kind.name(), %to, "an operation was interrupted: {words}");
@@ -357,6 +429,7 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
         outcome,
         error,
         verdict: None,
+        relmgr,
         last_words: vec![],
         ms,
         steps: vec![],

@@ -1,11 +1,14 @@
 //! What the supervisor knows: settings, the record, and what only living processes make true.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
+use nix::fcntl::Flock;
 use relmgr_conf::Effective;
 use relmgr_model::Version;
 use relmgr_model::conf::{ConfError, ConfStatus};
@@ -33,6 +36,7 @@ use super::listeners::Listener;
 use super::lock;
 use super::pull::Pull;
 use super::pulse::Lately;
+use super::takeover::Door;
 use super::tell::Webhooks;
 
 /// The target triple that relmgr itself was built for.
@@ -69,8 +73,36 @@ pub struct Node {
     pub rearm: tokio::sync::Notify,
     /// Set once, when the node is to end.
     pub end: watch::Sender<Option<End>>,
-    started_at: DateTime<Utc>,
+    /// What another image of the supervisor needs beside the listeners.
+    pub held: Held,
+    /// Where questions come in.
+    pub door: Door,
+    /// When the supervisor started; another image of it is the same one.
+    pub started_at: DateTime<Utc>,
+    children: Arc<Mutex<BTreeSet<i32>>>,
     state: Mutex<State>,
+}
+
+/// What a supervisor holds for as long as it lives, in whatever image.
+#[derive(Debug)]
+pub struct Held {
+    /// The home's lock.
+    pub lock: Flock<File>,
+    /// The control socket.
+    pub control: OwnedFd,
+}
+
+/// A child that somebody waits for, as long as this lives.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    among: Arc<Mutex<BTreeSet<i32>>>,
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        lock(&self.among).remove(&self.pid);
+    }
 }
 
 /// Why a node ends.
@@ -181,9 +213,11 @@ impl Node {
         repository: Repository,
         webhooks: Webhooks,
         record: NodeRecord,
-        listeners: Vec<Listener>,
-        admin: Option<Listener>,
+        sockets: (Vec<Listener>, Option<Listener>),
+        held: Held,
+        started_at: DateTime<Utc>,
     ) -> Arc<Self> {
+        let (listeners, admin) = sockets;
         let machine = Machine {
             app: settings.app.clone(),
             target: TARGET.into(),
@@ -222,7 +256,10 @@ impl Node {
             pointers: tokio::sync::Mutex::new(()),
             rearm: tokio::sync::Notify::new(),
             end: watch::Sender::new(None),
-            started_at: Utc::now(),
+            held,
+            door: Door::default(),
+            started_at,
+            children: Arc::default(),
             state: Mutex::new(state),
         })
     }
@@ -247,6 +284,17 @@ impl Node {
             }
             Ok(())
         })
+    }
+
+    /// Notes a child that is waited for until the result is dropped.
+    pub fn child(&self, pid: i32) -> Child {
+        lock(&self.children).insert(pid);
+        Child { pid, among: self.children.clone() }
+    }
+
+    /// The children that are waited for, but for the host.
+    pub fn children(&self) -> Vec<i32> {
+        lock(&self.children).iter().copied().collect()
     }
 
     /// Whether the node has given up, or was told to stop.
@@ -282,6 +330,7 @@ impl Node {
     /// # Errors
     /// [`SpawnError`], or that it died at once.
     pub async fn start_host(&self) -> Result<Arc<HostProcess>, HostStartError> {
+        self.with(|state| state.tls.usable())?;
         let lent = self.listeners.iter().map(Listener::lend).collect::<Result<Vec<_>, _>>();
         let host = HostProcess::spawn(lent.map_err(SpawnError::from)?, self.settings.log.format)?;
         let start = HostStart {
@@ -325,7 +374,7 @@ impl Node {
         Pong {
             app: self.settings.app.clone(),
             supervisor_pid: std::process::id(),
-            relmgr: env!("CARGO_PKG_VERSION").into(),
+            relmgr: crate::VERSION.into(),
         }
     }
 
@@ -356,6 +405,7 @@ impl Node {
                 home: absolute(&self.home),
                 phase: state.phase(),
                 supervisor_pid: std::process::id(),
+                relmgr: crate::VERSION.into(),
                 host_pid: state.host.as_ref().map(|host| host.pid),
                 started_at: self.started_at,
                 host_restarts: state.host_restarts,
@@ -440,6 +490,9 @@ pub enum HostStartError {
     /// There is no process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// It could not serve those who speak TLS.
+    #[error(transparent)]
+    Tls(#[from] super::tls::NoneError),
     /// It did not get as far as to serve.
     #[error(transparent)]
     Call(#[from] CallError),

@@ -64,6 +64,7 @@ pub fn watch(node: &Arc<Node>, host: Arc<HostProcess>) {
             if host.ended().is_some() || host.is_stopping() {
                 return;
             }
+            host.thawed().await;
             let mut asked = std::pin::pin!(host.call(Command::Pulse));
             let answer = if patience.is_zero() {
                 asked.await

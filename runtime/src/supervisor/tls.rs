@@ -69,10 +69,7 @@ pub struct Account {
 impl Account {
     /// Reads the certificates at a node's start. One that cannot be served is left out and told; one that is not valid
     /// now is served for want of a better.
-    ///
-    /// # Errors
-    /// [`NoneError`] when there are some and none can be served.
-    pub fn load(home: &Home, tables: &[CertificateFiles], now: DateTime<Utc>) -> Result<Self, NoneError> {
+    pub fn load(home: &Home, tables: &[CertificateFiles], now: DateTime<Utc>) -> Self {
         let entry = |files: &CertificateFiles| {
             let path = |path: &Path| home.path().join(path);
             let files = CertificateFiles { certificate: path(&files.certificate), key: path(&files.key) };
@@ -80,11 +77,19 @@ impl Account {
         };
         let mut account = Self { entries: tables.iter().map(entry).collect(), unwatched: None };
         account.update(account.read(), now);
-        if !tables.is_empty() && account.pairs().is_empty() {
-            let errors = account.entries.iter().filter_map(|entry| entry.error.as_ref());
-            return Err(NoneError(errors.map(|error| format!("\n  {}", error.text)).collect()));
+        account
+    }
+
+    /// Whether clients can be served.
+    ///
+    /// # Errors
+    /// [`NoneError`] when there are certificates and none of them can be.
+    pub fn usable(&self) -> Result<(), NoneError> {
+        if self.entries.is_empty() || self.entries.iter().any(|entry| entry.loaded.is_some()) {
+            return Ok(());
         }
-        Ok(account)
+        let errors = self.entries.iter().filter_map(|entry| entry.error.as_ref());
+        Err(NoneError(errors.map(|error| format!("\n  {}", error.text)).collect()))
     }
 
     /// What is served, in the order of the tables.
@@ -135,7 +140,7 @@ impl Account {
     }
 
     /// What is wrong with the files.
-    fn errors(&self) -> Vec<String> {
+    pub fn errors(&self) -> Vec<String> {
         self.entries.iter().filter_map(|entry| Some(entry.error.as_ref()?.text.clone())).collect()
     }
 

@@ -169,14 +169,23 @@ impl Drop for Reserved {
     }
 }
 
-/// Takes over a descriptor that the supervisor passed down.
+/// Takes over a descriptor that was passed down: by the supervisor to its host, by one image of it to the next.
 pub fn inherited(fd: RawFd) -> Option<OwnedFd> {
     // SAFETY: only asks whether it is open.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return None;
     }
-    // SAFETY: it is open, and the host takes each inherited number once, at its start, before it opens any.
+    // SAFETY: it is open, and each inherited number is taken once, at the process's start, before it opens any.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The value of the environment variable `name`, which is gone from then on: no child inherits it. For the start of a
+/// process, while it has one thread.
+pub fn take_variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok()?;
+    // SAFETY: the caller says that there is no other thread that could read the environment meanwhile.
+    unsafe { std::env::remove_var(name) };
+    Some(value)
 }
 
 /// Another descriptor for what `fd` stands for.

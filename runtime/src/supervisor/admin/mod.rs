@@ -65,7 +65,8 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener) {
     let (permits, readiness) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Readiness::default()));
     loop {
         let permit = permits.clone().acquire_owned().await;
-        match listener.accept().await {
+        let Some(accepted) = node.door.let_in(listener.accept()).await else { continue };
+        match accepted {
             Ok((stream, _)) => {
                 let served =
                     tokio::time::timeout(LIFETIME, serve_one(node.clone(), readiness.clone(), stream));
@@ -89,7 +90,10 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener) {
 async fn serve_one(node: Arc<Node>, readiness: Arc<Readiness>, stream: TcpStream) {
     let service = service_fn(move |request| {
         let (node, readiness) = (node.clone(), readiness.clone());
-        async move { Ok::<_, Infallible>(answer(&node, &readiness, &request).await) }
+        async move {
+            let _visit = node.door.visit();
+            Ok::<_, Infallible>(answer(&node, &readiness, &request).await)
+        }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder

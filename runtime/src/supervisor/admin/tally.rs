@@ -129,6 +129,28 @@ impl Metrics {
         lock(&self.operations).clone()
     }
 
+    /// What hosts that have ended had answered: those that live say themselves what they have.
+    pub fn answered_before(&self) -> Vec<ReleaseCounts> {
+        let answers = lock(&self.answers);
+        let release = |(version, counts): (&Version, &Counts)| ReleaseCounts {
+            version: version.clone(),
+            loaded: answers.loaded.contains(version),
+            counts: counts.clone(),
+        };
+        answers.before.iter().map(release).collect()
+    }
+
+    /// Goes on from what another image of the supervisor had counted.
+    pub fn go_on_from(&self, before: &[ReleaseCounts]) {
+        let mut answers = lock(&self.answers);
+        for ReleaseCounts { version, loaded, counts } in before {
+            answers.before.insert(version.clone(), counts.clone());
+            if *loaded {
+                answers.loaded.insert(version.clone());
+            }
+        }
+    }
+
     /// What was answered since the supervisor started.
     pub fn answers(&self) -> BTreeMap<Version, Counts> {
         lock(&self.answers).totals()

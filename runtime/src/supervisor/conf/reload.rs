@@ -54,9 +54,9 @@ pub async fn reload_by_itself(node: &Arc<Node>, cause: Cause) {
         Err(ReloadError::Refused(error)) => (Outcome::Failed, Some(error.describe()), ConfReport::default()),
     };
     let kind = Kind::Reload;
-    let (from, to, hint, verdict) = (Some(version.clone()), Some(version), None, None);
-    let operation =
-        Operation { kind, from, to, outcome, error, hint, verdict, steps: vec![], removed: vec![], conf };
+    let (from, to) = (Some(version.clone()), Some(version));
+    let (hint, verdict, relmgr, steps, removed) = (None, None, None, vec![], vec![]);
+    let operation = Operation { kind, from, to, outcome, error, hint, verdict, steps, removed, conf, relmgr };
     let _ = handler::tell_history(node, &operation, None, begun.elapsed().as_secs_f64() * 1e3, vec![]);
 }
 

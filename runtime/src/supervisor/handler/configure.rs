@@ -1,6 +1,6 @@
 //! Step 5: the effective configuration of the release that is about to run.
 
-use relmgr_conf::{Effective, effective};
+use relmgr_conf::{Effective, applied, effective};
 use relmgr_model::Version;
 use relmgr_model::conf::{ConfReport, Notice};
 use relmgr_model::control::{Outcome, Progress};
@@ -19,6 +19,17 @@ use crate::conf::sources;
 pub fn configure(node: &Node, version: &Version) -> Result<Effective, OperationError> {
     let sources = sources(&node.home, version)?;
     effective(&sources).map_err(|faults| OperationError::Configuration { version: version.clone(), faults })
+}
+
+/// What `version` ran with last on this node.
+///
+/// # Errors
+/// As [`configure`]; a secret that cannot be had any more is among the faults.
+pub fn last_applied(node: &Node, version: &Version) -> Result<Effective, OperationError> {
+    let sources = sources(&node.home, version)?;
+    let file = node.home.release(version).join("app.conf");
+    applied(&sources, &file)
+        .map_err(|faults| OperationError::Configuration { version: version.clone(), faults })
 }
 
 impl Walk<'_> {

@@ -14,6 +14,7 @@ use relmgr_store::tree::TreeError;
 use super::super::host_process::CallError;
 use super::super::node::HostStartError;
 use super::super::preflight::PreflightError;
+use super::super::takeover::{CandidateError, HandOverError};
 use crate::conf::SchemaError;
 
 /// Why an operation failed. Each text says what to do where that is known.
@@ -106,6 +107,14 @@ pub enum OperationError {
         /// All of them.
         faults: Faults,
     },
+    /// Neither what the operator wrote nor what was applied before can be used.
+    #[error("{wrong}\nand the values that were applied last cannot be used instead: {last}")]
+    Unconfigured {
+        /// What is wrong with the operator's files.
+        wrong: String,
+        /// What is missing.
+        last: String,
+    },
     /// The trial.
     #[error("{version}: {error}")]
     Preflight {
@@ -169,6 +178,28 @@ pub enum OperationError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// Another relmgr cannot take over.
+    #[error(transparent)]
+    Candidate(#[from] CandidateError),
+    /// It was to take over, and the one that runs goes on.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
+    /// The new relmgr runs, its host does not.
+    #[error("relmgr {relmgr} runs the node, its host did not come up{}: {reason}", if *serves { " and the host of before goes on serving" } else { "" })]
+    OldHost {
+        /// The version that runs.
+        relmgr: &'static str,
+        /// Whether there is a host.
+        serves: bool,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Who asks may not choose what runs as the node's user.
+    #[error("uid {uid} may not put another relmgr in place: root and the node's user may")]
+    NotAllowed {
+        /// Who asks.
+        uid: u32,
     },
     /// The work was lost.
     #[error("the work was cut short: {0}")]

@@ -9,6 +9,7 @@ mod error;
 mod follow;
 mod install;
 mod probation;
+mod self_upgrade;
 mod state;
 mod switch;
 mod undo;
@@ -26,11 +27,12 @@ use relmgr_store::journal::{self, JournalError};
 use tokio::sync::mpsc;
 
 pub use asker::{Asker, By, note_for_pull};
-pub use configure::configure;
+pub use configure::{configure, last_applied};
 pub use error::OperationError;
 pub use follow::channel_says;
 pub use install::verify_installed;
 pub use probation::OnProbation;
+pub use self_upgrade::complete;
 pub use switch::{load_request, supersede};
 pub use walk::change_status;
 
@@ -98,25 +100,7 @@ pub fn begin_for(
         // What serves is known when no host is being brought up.
         node.booted().await;
         let operation = run(&node, &request, &asker, &tell).await;
-        // Now it is over: until here a start after a death says what became of it.
-        let over = node.change_record(|record| {
-            record.operation = None;
-            if !request.dry_run {
-                let path = (operation.from.as_ref(), operation.to.as_ref());
-                note_for_pull(record, asker.by(), operation.kind, path, operation.outcome);
-            }
-        });
-        if let Err(error) = over {
-            let error = OperationError::from(error).describe();
-            let _ = tell
-                .send(Progress::Warning { text: format!("state.json still names this operation: {error}") });
-        }
-        node.with(|state| {
-            state.running = None;
-            if matters(request.kind) && !request.dry_run {
-                state.last_operation = Some(operation.clone());
-            }
-        });
+        end(&node, &request, &asker, &operation, &tell);
         drop(guard);
         node.rearm.notify_one();
         node.pull.wake();
@@ -126,16 +110,46 @@ pub fn begin_for(
     Ok(progress)
 }
 
+/// Says that `operation` is over: until here a start after a death says what became of it.
+fn end(node: &Node, request: &OperationRequest, asker: &Asker, operation: &Operation, tell: &Listener) {
+    let over = node.change_record(|record| {
+        record.operation = None;
+        if !request.dry_run {
+            let path = (operation.from.as_ref(), operation.to.as_ref());
+            note_for_pull(record, asker.by(), operation.kind, path, operation.outcome);
+        }
+    });
+    if let Err(error) = over {
+        let error = OperationError::from(error).describe();
+        let _ =
+            tell.send(Progress::Warning { text: format!("state.json still names this operation: {error}") });
+    }
+    node.with(|state| {
+        state.running = None;
+        if matters(request.kind) && !request.dry_run {
+            state.last_operation = Some(operation.clone());
+        }
+    });
+}
+
 /// Whether `status` shows it as the last operation: what changed, or tried to change, what serves.
 fn matters(kind: Kind) -> bool {
-    matches!(kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart)
+    matches!(kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart | Kind::SelfUpgrade)
 }
 
 async fn run(node: &Arc<Node>, request: &OperationRequest, asker: &Asker, tell: &Listener) -> Operation {
     let begun = Instant::now();
     let mut walk = Walk::new(node, request, asker, tell);
     let result = decide_and_do(&mut walk).await;
+    conclude(walk, result, milliseconds(begun))
+}
+
+/// What an operation came to after `ms` milliseconds: into the log, the history and to the operator's hook.
+fn conclude(mut walk: Walk<'_>, result: Result<Outcome, OperationError>, ms: f64) -> Operation {
+    let (node, request, tell) = (walk.node, walk.request, walk.listener());
+    let by = walk.asker.by();
     let from = walk.from.clone();
+    let last_words = std::mem::take(&mut walk.last_words);
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
         Err(error) => {
@@ -155,19 +169,19 @@ async fn run(node: &Arc<Node>, request: &OperationRequest, asker: &Asker, tell: 
         steps: walk.steps,
         removed: walk.removed,
         conf: walk.conf,
+        relmgr: walk.relmgr,
     };
-    let ms = milliseconds(begun);
     let (kind, to) = (request.kind.name(), operation.to.as_ref().map(tracing::field::display));
     match &operation.error {
         None => tracing::info!(kind, to, ms, "operation done"),
         Some(error) => tracing::error!(kind, to, ms, "operation failed: {error}"),
     }
-    if !request.dry_run && !matches!(outcome, Outcome::AlreadyDone) {
-        let last_words = std::mem::take(&mut walk.last_words);
-        if let Err(error) = tell_history(node, &operation, asker.by(), ms, last_words) {
-            let error = OperationError::from(error).describe();
-            let _ = tell.send(Progress::Warning { text: format!("the history does not have this: {error}") });
-        }
+    if !request.dry_run
+        && !matches!(outcome, Outcome::AlreadyDone)
+        && let Err(error) = tell_history(node, &operation, by, ms, last_words)
+    {
+        let error = OperationError::from(error).describe();
+        let _ = tell.send(Progress::Warning { text: format!("the history does not have this: {error}") });
     }
     operation
 }
@@ -196,6 +210,7 @@ pub fn tell_history(
         outcome: operation.outcome,
         error: operation.error.clone(),
         verdict: operation.verdict.clone(),
+        relmgr: operation.relmgr.clone(),
         last_words,
         ms,
         steps: operation.steps.clone(),
@@ -225,6 +240,7 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
         Plan::AlreadyDone { .. } => Ok(Outcome::AlreadyDone),
         Plan::Reload { .. } if request.dry_run => Ok(Outcome::Done),
         Plan::Reload { version } => walk.reload(&version).await,
+        Plan::SelfUpgrade { binary } => walk.self_upgrade(&binary).await,
         Plan::Remove { versions } => {
             walk.removed.clone_from(&versions);
             if !request.dry_run {
@@ -270,6 +286,7 @@ pub fn remember_last(node: &Node) {
         steps: entry.steps,
         removed: vec![],
         conf: ConfReport::default(),
+        relmgr: entry.relmgr,
     });
     node.with(|state| state.last_operation = operation);
 }

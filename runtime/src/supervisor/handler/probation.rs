@@ -97,6 +97,7 @@ impl OnProbation {
             steps: vec![],
             removed: vec![],
             conf: ConfReport::default(),
+            relmgr: None,
         };
         if !request.dry_run {
             let _ = tell_history(node, &operation, Some(uid), milliseconds(begun), vec![]);

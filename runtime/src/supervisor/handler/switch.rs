@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use relmgr_model::Version;
-use relmgr_model::control::Kind;
 use relmgr_model::host::{Answer, Command, LoadRequest};
 use relmgr_model::record::NodeRecord;
 use relmgr_model::status::{Event, Status};
@@ -30,7 +29,7 @@ impl Walk<'_> {
     pub(super) async fn start(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let host = match self.request.kind {
             // A new process, which accepts nothing before its release serves.
-            Kind::Restart => self.node.start_host().await?,
+            kind if kind.replaces_host() => self.node.start_host().await?,
             _ => self.node.host().ok_or(OperationError::NoHost)?,
         };
         self.host = Some(host.clone());
@@ -65,7 +64,7 @@ impl Walk<'_> {
     pub(super) async fn swap(&mut self, to: &Version) -> Result<Option<String>, OperationError> {
         let Some(generation) = self.candidate else { return Ok(None) };
         let patience = self.node.settings.upgrade.children_patience();
-        if self.request.kind == Kind::Restart {
+        if self.request.kind.replaces_host() {
             self.take_over(to, generation, patience).await?;
             return self.replace_host(to, generation).await;
         }
@@ -135,7 +134,7 @@ impl Walk<'_> {
             self.warn(format!("the links are rebuilt at the next start: {error}"));
         }
         if let Some(old) = old {
-            old.stop(self.node.settings.upgrade.drain).await;
+            old.make_way(self.node.settings.upgrade.drain).await;
         }
         hear_version(self.node, to).await?;
         Ok(None)

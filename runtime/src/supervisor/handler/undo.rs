@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use relmgr_model::control::Kind;
 use relmgr_model::host::{Answer, Command};
 
 use super::super::host_process::HostProcess;
@@ -21,7 +20,7 @@ impl Walk<'_> {
     pub(super) async fn give_up_candidate(&mut self) {
         // What died has taken its generations along.
         let Some(host) = self.host.clone().filter(|host| host.ended().is_none()) else { return };
-        if self.request.kind == Kind::Restart {
+        if self.request.kind.replaces_host() {
             if !self.node.host().is_some_and(|serving| Arc::ptr_eq(&serving, &host)) {
                 host.stop(Duration::ZERO).await;
             }

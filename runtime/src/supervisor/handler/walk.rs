@@ -8,7 +8,7 @@ use chrono::Utc;
 use relmgr_conf::Effective;
 use relmgr_model::Version;
 use relmgr_model::conf::ConfReport;
-use relmgr_model::control::{Kind, OperationRequest, Progress, StepTime};
+use relmgr_model::control::{Kind, OperationRequest, Progress, RelmgrChange, StepTime};
 use relmgr_model::manifest::Manifest;
 use relmgr_model::plan::Step;
 use relmgr_model::probation::Sample;
@@ -89,6 +89,8 @@ pub(super) struct Walk<'a> {
     pub(super) verdict: Option<String>,
     /// The last lines of a host that died of the release.
     pub(super) last_words: Vec<String>,
+    /// From which relmgr to which.
+    pub(super) relmgr: Option<RelmgrChange>,
 }
 
 impl<'a> Walk<'a> {
@@ -125,6 +127,7 @@ impl<'a> Walk<'a> {
             order: None,
             verdict: None,
             last_words: vec![],
+            relmgr: None,
         }
     }
 
@@ -157,7 +160,7 @@ impl<'a> Walk<'a> {
 
     /// Takes the steps in their order. When one fails, what the ones before it have done is undone.
     pub(super) async fn carry_out(&mut self, to: &Version, steps: &[Step]) -> Result<(), OperationError> {
-        let switches = steps.contains(&Step::Swap) && self.request.kind != Kind::Restart;
+        let switches = steps.contains(&Step::Swap) && !self.request.kind.replaces_host();
         if self.request.retry {
             self.change_status(to, Event::Retried)?;
         }
@@ -207,7 +210,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes what is under way, so that a start after a death can say what became of it.
-    fn journal(&self, to: &Version) -> Result<(), OperationError> {
+    pub(super) fn journal(&self, to: &Version) -> Result<(), OperationError> {
         let operation = OperationRecord {
             kind: self.request.kind,
             from: self.from.clone(),
@@ -216,6 +219,7 @@ impl<'a> Walk<'a> {
             uid: self.asker.recorded_uid(),
             by: self.asker.by().agent,
             swapped_at: None,
+            relmgr: self.relmgr.clone(),
         };
         Ok(self.node.change_record(|record| record.operation = Some(operation))?)
     }
@@ -244,7 +248,7 @@ impl<'a> Walk<'a> {
             host.set_on_probation(false);
         }
         let cleared = self.node.change_record(|record| {
-            if blamed && !matches!(kind, Kind::Check | Kind::Restart) {
+            if blamed && kind != Kind::Check && !kind.replaces_host() {
                 // A release that has served well stays what it is: the table has a dash there.
                 change_status(record, to, failed);
             }

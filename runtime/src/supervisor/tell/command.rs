@@ -60,7 +60,14 @@ fn start(node: &Node, name: &'static str, command: &[String], told: &impl Serial
         .kill_on_drop(false)
         .spawn();
     match started {
-        Ok(child) => drop(tokio::spawn(run(name, child, line, node.settings.hooks.timeout))),
+        Ok(child) => {
+            let known = child.id().and_then(|pid| i32::try_from(pid).ok()).map(|pid| node.child(pid));
+            let timeout = node.settings.hooks.timeout;
+            tokio::spawn(async move {
+                let _known = known;
+                run(name, child, line, timeout).await;
+            });
+        }
         Err(error) => tracing::error!(program, %error, "{name} does not start"),
     }
 }

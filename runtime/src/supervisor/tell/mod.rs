@@ -44,7 +44,8 @@ pub fn started(node: &Arc<Node>, kind: Kind, by: By, from: Option<&Version>, to:
 
 /// An operation is over, with what it had to do with the configuration.
 pub fn ended(node: &Node, entry: &HistoryEntry, conf: &ConfReport) {
-    if matches!(entry.kind, Kind::Upgrade | Kind::Downgrade | Kind::Restart | Kind::Commit | Kind::Rollback) {
+    use Kind::{Commit, Downgrade, Restart, Rollback, SelfUpgrade, Upgrade};
+    if matches!(entry.kind, Upgrade | Downgrade | Restart | SelfUpgrade | Commit | Rollback) {
         command::outcome(node, entry);
     }
     if let Some(event) = Event::of(entry, conf) {

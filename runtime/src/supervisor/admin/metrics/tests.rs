@@ -35,6 +35,7 @@ pub fn sample() -> Snapshot {
         home: "/srv/live-poll".into(),
         phase: Phase::Probation,
         supervisor_pid: 4711,
+        relmgr: "0.1.0".into(),
         host_pid: Some(4712),
         started_at: at("2026-11-19T08:00:00Z"),
         host_restarts: 2,
