@@ -69,9 +69,11 @@ impl Event {
             (_, Outcome::AlreadyDone) => None,
             (Kind::Upgrade | Kind::Downgrade, Outcome::Done) => Some(Self::Committed),
             (Kind::Restart, Outcome::Done) if by_itself => Some(Self::HostDied),
-            (Kind::Restart, Outcome::Done) => Some(Self::Restarted),
-            (Kind::Upgrade | Kind::Downgrade | Kind::Restart, Outcome::RolledBack) => Some(Self::RolledBack),
-            (Kind::Upgrade | Kind::Downgrade | Kind::Restart, _) => Some(Self::Failed),
+            (Kind::Restart | Kind::SelfUpgrade, Outcome::Done) => Some(Self::Restarted),
+            (Kind::Upgrade | Kind::Downgrade | Kind::Restart | Kind::SelfUpgrade, Outcome::RolledBack) => {
+                Some(Self::RolledBack)
+            }
+            (Kind::Upgrade | Kind::Downgrade | Kind::Restart | Kind::SelfUpgrade, _) => Some(Self::Failed),
             (Kind::Reload, Outcome::Done) if conf.changes_nothing() && conf.pending.is_empty() => None,
             (Kind::Reload, Outcome::Done) => Some(Self::ConfChanged),
             (Kind::Reload, _) => Some(Self::ConfRefused),
