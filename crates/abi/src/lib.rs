@@ -12,6 +12,7 @@
 //! | [`conf`] | settings that change while the application runs |
 //! | [`children`] | the background children, as the application shows them |
 //! | [`body`] | a body that streams, in either direction |
+//! | [`session`] | long conversations whose socket is the host's |
 //! | [`future`] | what is asynchronous |
 //! | [`waker`] | how the one who waits is woken |
 //! | [`buffer`] | bytes without a copy |
@@ -38,6 +39,7 @@ pub mod future;
 pub mod head;
 pub mod library;
 pub mod root;
+pub mod session;
 pub mod waker;
 
 /// For the export macro of `relmgr-app`.
