@@ -81,6 +81,11 @@ impl<A: Application> Tables<A> {
         conf_change: instance::ffi_conf_change::<A>,
         children: instance::ffi_children::<A>,
         suspend_within: instance::ffi_suspend_within::<A>,
+        sessions: instance::ffi_sessions::<A>,
+        session_open: instance::ffi_session_open::<A>,
+        session_message: instance::ffi_session_message::<A>,
+        session_close: instance::ffi_session_close::<A>,
+        wind_up: instance::ffi_wind_up::<A>,
     });
 
     const ROOT: AppRootRef = AppRootRef(Self::ROOT_FIELDS.static_as_prefix());

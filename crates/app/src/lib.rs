@@ -36,6 +36,8 @@
 //! * A handler that panics answers 500 and is counted; the connection and the process live on.
 //! * A thread that the application starts and never ends keeps its release's code in memory; `relmgr status`
 //!   names it. tokio's tasks are not threads: they are dropped with the runtime.
+//! * WebSockets and raw TCP connections live across upgrades as [`sessions`]. A connection that the router takes over
+//!   itself (axum's `WebSocketUpgrade`; feature `upgrade`) stays with its release and ends with it.
 //! * `tracing` events arrive in the host's log with the release's version: install no subscriber.
 
 // The derive macro names this crate from outside.
@@ -50,7 +52,10 @@ mod instance;
 mod log;
 mod request;
 mod response;
+pub mod sessions;
 pub mod settings;
+#[cfg(feature = "upgrade")]
+mod upgrade;
 mod within;
 
 use std::future::Future;
@@ -59,6 +64,9 @@ pub use body::{Body, BodyError};
 pub use children::{Child, ChildContext, Restart, Shutdown, Strategy, Supervisor};
 pub use conf::ConfChange;
 pub use info::{Context, NoSettings, RequestInfo};
+pub use sessions::{
+    Message, Opening, Refusal, SendError, Session, SessionEnd, SessionHandle, SessionHandler, Sessions,
+};
 pub use settings::Settings;
 
 #[doc(hidden)]
@@ -87,6 +95,11 @@ pub trait Application: Sized + Send + Sync + 'static {
 
     /// The service that answers requests; asked for once, after the start.
     fn router(&self) -> Self::Router;
+
+    /// Long conversations that live across upgrades, see [`sessions`]; asked for once, after the start.
+    fn sessions(&self) -> Sessions {
+        Sessions::none()
+    }
 
     /// Whether the application could serve: asked before it gets traffic.
     ///
