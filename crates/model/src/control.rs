@@ -23,6 +23,7 @@ use crate::Version;
 use crate::children::{ChildStatus, SupervisorStatus};
 use crate::conf::{ConfReport, ConfStatus, Notice};
 use crate::plan::Step;
+use crate::sessions::{SessionCounts, TcpStatus};
 
 /// Exit codes of `relmgr`: people script against them.
 pub mod exit {
@@ -358,6 +359,12 @@ pub struct NodeStatus {
     /// The address that the admin listener is bound to; `None`: there is none.
     #[serde(default)]
     pub admin: Option<String>,
+    /// The listeners for raw TCP, by name.
+    #[serde(default)]
+    pub tcp: Vec<TcpStatus>,
+    /// The host's sessions; `None`: there is no host.
+    #[serde(default)]
+    pub sessions: Option<SessionCounts>,
     /// The last operation that ended.
     pub last_operation: Option<Operation>,
     /// The application's configuration; `None` while nothing serves.

@@ -13,11 +13,12 @@ use crate::control::GenerationStatus;
 use crate::counts::ReleaseCounts;
 use crate::manifest::Probe;
 use crate::probation::Sample;
+use crate::sessions::{SessionCounts, SessionLimits, TcpStart};
 
 /// The host's end of the channel.
 pub const CHANNEL_FD: i32 = 3;
 
-/// The first listening socket; [`HostStart::listeners`] says how many follow.
+/// The first listening socket; [`HostStart::listeners`] says how many follow, then those of [`HostStart::tcp`].
 pub const FIRST_LISTENER_FD: i32 = 4;
 
 /// A command and its number.
@@ -106,12 +107,18 @@ pub enum Command {
 /// What a host needs to know before it serves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostStart {
-    /// How many listening sockets were inherited.
+    /// How many listening sockets for HTTP were inherited.
     pub listeners: usize,
+    /// Those for raw TCP, which follow them.
+    #[serde(default)]
+    pub tcp: Vec<TcpStart>,
     /// The path that answers the version.
     pub version_path: String,
     /// The limits of the HTTP front.
     pub limits: crate::settings::Limits,
+    /// What a session may take up.
+    #[serde(default)]
+    pub sessions: SessionLimits,
     /// Whether retired libraries are unmapped.
     pub unload: crate::settings::Unload,
 }
@@ -213,16 +220,25 @@ pub enum Answer {
     Generations {
         /// Oldest first.
         generations: Vec<GenerationStatus>,
+        /// The host's sessions.
+        #[serde(default)]
+        sessions: SessionCounts,
     },
     /// What has been answered.
     Counts {
         /// Oldest first; every release that is loaded, and the newest of those that were.
         releases: Vec<ReleaseCounts>,
+        /// The host's sessions.
+        #[serde(default)]
+        sessions: SessionCounts,
     },
     /// The host is about to exit.
     Stopped {
         /// What it has answered, as in [`Answer::Counts`].
         releases: Vec<ReleaseCounts>,
+        /// Its sessions.
+        #[serde(default)]
+        sessions: SessionCounts,
     },
     /// The host works.
     Pulse {

@@ -17,6 +17,7 @@
 //! | [`conf`] | the part of it that is about the application's configuration |
 //! | [`children`] | the part of it that is about the application's background children |
 //! | [`host`] | what the supervisor and the host say to each other |
+//! | [`sessions`] | WebSocket and raw TCP sessions: what is set for them, and what is counted |
 //! | [`settings`] | `relmgr.toml` |
 //! | [`home`] | where things lie in a node's home directory |
 
@@ -31,6 +32,7 @@ pub mod manifest;
 pub mod plan;
 pub mod probation;
 pub mod record;
+pub mod sessions;
 pub mod settings;
 pub mod status;
 pub mod version;

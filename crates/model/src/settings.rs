@@ -1,10 +1,13 @@
 //! `relmgr.toml`: the node's settings. Unknown keys are refused; every key but `app` and `repository.url` has a
 //! default.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::sessions::{SessionLimits, TcpListen};
 
 /// The node's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +32,9 @@ pub struct Settings {
     /// The HTTP front.
     #[serde(default)]
     pub http: Http,
+    /// WebSocket and raw TCP sessions.
+    #[serde(default)]
+    pub sessions: SessionLimits,
     /// Loading and unloading.
     #[serde(default)]
     pub loader: Loader,
@@ -51,11 +57,13 @@ pub struct Listen {
     pub http: Vec<SocketAddr>,
     /// Where metrics, health and the node's page are answered; absent: nowhere.
     pub admin: Option<SocketAddr>,
+    /// Listeners for raw TCP, by name.
+    pub tcp: BTreeMap<String, TcpListen>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], admin: None }
+        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], admin: None, tcp: BTreeMap::new() }
     }
 }
 
@@ -402,6 +410,12 @@ impl Settings {
                 "listen.http",
                 "names no address: at least one is needed, such as \"127.0.0.1:8080\"",
             );
+        }
+        if self.sessions.message_bytes == 0 || self.sessions.queue_bytes == 0 {
+            return fault("sessions", "message_bytes or queue_bytes is 0: no message could pass");
+        }
+        if self.sessions.stall.is_zero() {
+            return fault("sessions.stall", "is 0: every client would be too slow");
         }
         if !self.repository.url.starts_with("file:///") && !self.repository.url.starts_with("s3://") {
             return fault("repository.url", "is neither file:///directory nor s3://bucket/prefix");
