@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::Host;
 use super::front::Front;
 use super::loader::{library, sys};
+use super::sessions::hub::HUB;
 
 /// Connections that the host has not accepted when the supervisor is gone wait no longer than this for those
 /// that are being served.
@@ -47,7 +48,10 @@ pub async fn serve() -> anyhow::Result<()> {
     let (asked, drain) = obey(&host, &mut commands, &replies).await?;
     host.stop(drain).await;
     if let Some(id) = asked {
-        let _ = replies.send(Reply { id, result: Ok(Answer::Stopped { releases: host.counts() }) });
+        let _ = replies.send(Reply {
+            id,
+            result: Ok(Answer::Stopped { releases: host.counts(), sessions: HUB.counts() }),
+        });
     }
     drop((host, replies));
     // The last replies go out; the supervisor may be gone already.
@@ -108,8 +112,10 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
         Command::Retire { generation, drain_ms } => {
             host.retire(generation, Duration::from_millis(drain_ms)).await
         }
-        Command::Generations => Ok(Answer::Generations { generations: host.generations() }),
-        Command::Counts => Ok(Answer::Counts { releases: host.counts() }),
+        Command::Generations => {
+            Ok(Answer::Generations { generations: host.generations(), sessions: HUB.counts() })
+        }
+        Command::Counts => Ok(Answer::Counts { releases: host.counts(), sessions: HUB.counts() }),
         Command::Pulse => Ok(host.pulse()),
         Command::Init(_) | Command::Stop { .. } => {
             Err(HostError { message: "the host has been initialised already".into() })
@@ -127,9 +133,14 @@ async fn read_init(commands: &mut Commands) -> anyhow::Result<(u64, HostStart)> 
 
 fn init(start: HostStart) -> anyhow::Result<(Arc<Host>, relmgr_model::settings::Limits)> {
     library::NEVER_UNLOAD.store(start.unload == Unload::Never, Ordering::Relaxed);
+    HUB.set_limits(start.sessions);
     let limits = start.limits.clone();
     let front = Front::new(start.version_path, start.limits);
-    let listeners = (0..start.listeners).map(|at| inherited_listener(FIRST_LISTENER_FD + at as RawFd));
+    // In the order in which the supervisor passed them: those for HTTP, then those for raw TCP.
+    let uses = (0..start.listeners).map(|_| None).chain(start.tcp.into_iter().map(|tcp| Some(Arc::new(tcp))));
+    let listeners = uses
+        .enumerate()
+        .map(|(at, tcp)| inherited_listener(FIRST_LISTENER_FD + at as RawFd).map(|listener| (listener, tcp)));
     let listeners = listeners.collect::<Result<_, _>>()?;
     Ok((Host::new(front, listeners), limits))
 }

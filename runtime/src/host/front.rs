@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioExecutor;
 use relmgr_abi::head::ConnectionFacts;
+use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::Limits;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -16,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use super::connection::{Connection, Connections, Order, Socket};
 use super::generation::Current;
 use super::service::Service;
+use super::sessions::tcp;
 
 /// How a client that knows that the server speaks HTTP/2 begins (RFC 9113, 3.4); no HTTP/1 method is `PRI`.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -56,8 +58,8 @@ impl Front {
         })
     }
 
-    /// Accepts from `listener` until [`Front::stop_accepting`].
-    pub async fn accept(self: Arc<Self>, listener: TcpListener) {
+    /// Accepts from `listener` until [`Front::stop_accepting`]; `tcp`: raw TCP and no HTTP.
+    pub async fn accept(self: Arc<Self>, listener: TcpListener, tcp: Option<Arc<TcpStart>>) {
         let mut stopping = self.stopping.subscribe();
         loop {
             let next = async {
@@ -73,9 +75,12 @@ impl Front {
             match accepted {
                 Ok((stream, peer)) => {
                     let facts = facts(&stream, peer);
-                    let front = self.clone();
+                    let (front, tcp) = (self.clone(), tcp.clone());
                     tokio::spawn(async move {
-                        front.serve(stream, facts).await;
+                        match tcp {
+                            None => front.serve(stream, facts).await,
+                            Some(start) => front.serve_tcp(&start, stream, facts).await,
+                        }
                         drop(permit);
                     });
                 }
@@ -102,6 +107,15 @@ impl Front {
             // Mostly clients that went away.
             tracing::debug!(%error, "a connection ended early");
         }
+        self.connections.closed(place);
+    }
+
+    async fn serve_tcp(self: Arc<Self>, start: &TcpStart, stream: TcpStream, facts: ConnectionFacts) {
+        let (connection, place) = self.connections.open();
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection without nodelay");
+        }
+        tcp::serve(self.clone(), start, stream, facts, &connection).await;
         self.connections.closed(place);
     }
 
@@ -133,10 +147,13 @@ impl Front {
         } else {
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.max_buf_size(header_bytes);
-            serve_until_told(connection, builder.serve_connection(socket, service), |served| {
-                served.graceful_shutdown();
-            })
-            .await?;
+            let serving = builder.serve_connection(socket, service).with_upgrades();
+            let served = serve_until_told(connection, serving, |served| served.graceful_shutdown()).await;
+            // What took the connection over goes on in its place, under its permit.
+            if let Some(afterwards) = connection.take_afterwards() {
+                afterwards.await;
+            }
+            served?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //!   └─ Host  generations: load, health, swap, retire
 //! front      accepts, connections and their limits
 //!   └─ service   one atomic load, one call into the current generation
+//!        ├─ sessions  conversations that live across swaps
 //!        └─ generation, body, measures, counter   what holds what, what is counted
 //! loader     the room for unsafe: open, take over, unmap
 //! ```
@@ -27,6 +28,7 @@ pub mod probe;
 pub mod retire;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod service;
+pub mod sessions;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -40,6 +42,7 @@ use relmgr_model::counts::{Counts, KEPT, ReleaseCounts};
 use relmgr_model::host::{Answer, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
 use relmgr_model::probation::Sample;
+use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::Upgrade;
 use tokio::net::TcpListener;
 
@@ -47,17 +50,21 @@ use front::Front;
 use generation::{Facts, Generation, StartError};
 use loader::threads;
 use retire::{Retired, on_thread, retire};
+use sessions::hub::HUB;
 
 /// Locks without minding a panic under the lock: every value behind one is whole at every point.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A listening socket; with what it is for where that is no HTTP.
+pub type Listening = (TcpListener, Option<Arc<TcpStart>>);
+
 /// The host's generations.
 pub struct Host {
     front: Arc<Front>,
     /// Taken when accepting begins.
-    listeners: Mutex<Vec<TcpListener>>,
+    listeners: Mutex<Vec<Listening>>,
     next: AtomicU64,
     /// Generations that may become current, and the one that is.
     live: Mutex<BTreeMap<u64, Arc<Generation>>>,
@@ -104,15 +111,15 @@ impl Known {
 }
 
 impl Host {
-    fn new(front: Arc<Front>, listeners: Vec<TcpListener>) -> Arc<Self> {
+    fn new(front: Arc<Front>, listeners: Vec<Listening>) -> Arc<Self> {
         let (live, known) = (Mutex::default(), Mutex::default());
         Arc::new(Self { front, listeners: Mutex::new(listeners), next: AtomicU64::new(1), live, known })
     }
 
     /// Begins to accept, once.
     fn accept(&self) {
-        for listener in std::mem::take(&mut *lock(&self.listeners)) {
-            tokio::spawn(self.front.clone().accept(listener));
+        for (listener, tcp) in std::mem::take(&mut *lock(&self.listeners)) {
+            tokio::spawn(self.front.clone().accept(listener, tcp));
         }
     }
 
@@ -133,7 +140,11 @@ impl Host {
         lock(&self.known).loaded.insert(id, generation.facts.clone());
         lock(&self.live).insert(id, generation.clone());
         match generation.started(deadline).await {
-            Ok(()) => Ok(Answer::Loaded { generation: id }),
+            Ok(()) => {
+                // Asked for here, so that no request is the first to ask.
+                generation.offer();
+                Ok(Answer::Loaded { generation: id })
+            }
             Err(error) => {
                 drop(generation);
                 self.retire(id, Duration::ZERO).await?;
@@ -221,6 +232,8 @@ impl Host {
         }
         let generation = self.live(id)?;
         lock(&self.live).remove(&id);
+        generation.wind_up();
+        sessions::closing::end_strangers_of(self.front.clone(), drain);
         let host = self.clone();
         let gone = move || lock(&host.known).unload(id);
         let Retired { cut, stop_left, pinned } = retire(generation, drain, gone).await;
@@ -254,9 +267,16 @@ impl Host {
     async fn stop(self: &Arc<Self>, drain: Duration) {
         let begun = Instant::now();
         self.front.stop_accepting();
+        let current = self.front.current.load_full();
+        if let Some(current) = current {
+            current.wind_up();
+        }
         self.front.connections.give_all(connection::Order::Finish);
         let closed = || self.front.connections.count() == 0;
-        if !retire::until(drain, closed).await {
+        // The last sessions have a little time left for their last words.
+        let ending = HUB.end_all(drain.mul_f64(0.9));
+        let (all_closed, ()) = tokio::join!(retire::until(drain, closed), ending);
+        if !all_closed {
             tracing::warn!(
                 open = self.front.connections.count(),
                 "connections are cut at the drain deadline"

@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Buf;
-use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -18,6 +19,7 @@ use relmgr_abi::abi_stable::std_types::{RSlice, RStr};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::fields;
 use relmgr_abi::head::{ConnectionFacts, FieldView, RequestHead, Response as FfiResponse};
+use relmgr_abi::session::Kind;
 use smallvec::SmallVec;
 use tokio::sync::futures::OwnedNotified;
 
@@ -26,6 +28,8 @@ use super::connection::{Connection, Turn};
 use super::front::Front;
 use super::generation::{Generation, Held, RequestGuard};
 use super::measures::Measures;
+use super::sessions::upgraded::{self, Taking};
+use super::sessions::websocket::{self, Beginning};
 
 /// Requests with more fields take one allocation: browsers send about 20.
 const USUAL_FIELDS: usize = 32;
@@ -67,22 +71,77 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         }
         let id = self.next_id.get();
         self.next_id.set(id + 1);
+        let upgrading = request.version() == Version::HTTP_11
+            && request.headers().contains_key(UPGRADE)
+            && request.body().is_end_stream();
+        if upgrading && takes_session(generation, &request) {
+            return Answer::Apart { answer: self.begin_session(request, id, turn) };
+        }
+        let takes_over = upgrading && generation.offer().upgrades;
         match RequestGuard::new(current) {
+            Some(guard) if takes_over => Answer::Apart { answer: self.hand_over(guard, request, id, turn) },
             Some(guard) => dispatch(guard, request, &self.facts, id, limit, turn),
             None => Answer::ready(no_release(turn)),
         }
     }
 }
 
-fn dispatch(
-    guard: RequestGuard,
-    request: Request<Incoming>,
+/// Whether the host itself takes the connection over, for a session.
+fn takes_session(generation: &Generation, request: &Request<Incoming>) -> bool {
+    websocket::is_asked_for(request.method(), request.headers())
+        && generation.offer().find(Kind::Websocket, request.uri().path()).is_some()
+}
+
+impl Service {
+    fn begin_session(&self, mut request: Request<Incoming>, id: u64, turn: Turn) -> Apart {
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let (head, _) = request.into_parts();
+        let beginning = Beginning {
+            front: self.front.clone(),
+            connection: self.connection.clone(),
+            facts: self.facts,
+            request_id: id,
+        };
+        Box::pin(websocket::begin(beginning, head, on_upgrade, turn))
+    }
+
+    /// Has the application answer a request whose connection it may take over.
+    fn hand_over(&self, guard: RequestGuard, mut request: Request<Incoming>, id: u64, turn: Turn) -> Apart {
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let websocket = websocket::is_asked_for(request.method(), request.headers());
+        let (head, _) = request.into_parts();
+        let (feed, source) = upgraded::source(guard.generation().mapping());
+        let body = Some(FfiBody::new(source));
+        let future = with_head(&head, &self.facts, id, |head| guard.generation().call(head, body.into()));
+        let held = Some(Held::new(future, guard));
+        let answer = Answer::Waiting { held, begun: Measures::begin(id), purge: None, id, turn: Some(turn) };
+        let connection = self.connection.clone();
+        Box::pin(async move {
+            let mut answer = pin!(answer);
+            let Ok(response) = answer.as_mut().await;
+            let (head, body) = response.into_parts();
+            if head.status != StatusCode::SWITCHING_PROTOCOLS {
+                return Response::from_parts(head, body);
+            }
+            let ResponseBody::Stream { body, guard, turn, .. } = body else {
+                let text = "the application's answer takes nothing over\n".to_owned();
+                return plain(StatusCode::INTERNAL_SERVER_ERROR, text, Turn::begin(&connection));
+            };
+            let held = Turn::begin(&connection);
+            let taking = Taking { on_upgrade, feed, body, guard, id, websocket, held };
+            connection.set_afterwards(Box::pin(upgraded::run(taking, connection.clone())));
+            Response::from_parts(head, ResponseBody::Whole { bytes: None, guard: None, turn })
+        })
+    }
+}
+
+/// Lends `head` to `call` as it crosses the border.
+pub fn with_head<R>(
+    head: &Parts,
     facts: &ConnectionFacts,
     id: u64,
-    limit: u64,
-    turn: Turn,
-) -> Answer {
-    let (head, body) = request.into_parts();
+    call: impl FnOnce(RequestHead<'_>) -> R,
+) -> R {
     let fields: SmallVec<[FieldView<'_>; USUAL_FIELDS]> = head
         .headers
         .iter()
@@ -91,7 +150,7 @@ fn dispatch(
             value: RSlice::from_slice(value.as_bytes()),
         })
         .collect();
-    let ffi_head = RequestHead {
+    call(RequestHead {
         method: RStr::from_str(head.method.as_str()),
         scheme: text(head.uri.scheme_str()),
         authority: text(head.uri.authority().map(http::uri::Authority::as_str)),
@@ -104,14 +163,28 @@ fn dispatch(
         fields: RSlice::from_slice(&fields),
         connection: *facts,
         request_id: id,
-    };
+    })
+}
+
+fn dispatch(
+    guard: RequestGuard,
+    request: Request<Incoming>,
+    facts: &ConnectionFacts,
+    id: u64,
+    limit: u64,
+    turn: Turn,
+) -> Answer {
+    let (head, body) = request.into_parts();
     let generation = guard.generation();
     let body = (!body.is_end_stream())
         .then(|| FfiBody::new(RequestSource::new(body, limit, generation.mapping().clone())));
-    let future = generation.call(ffi_head, body.into());
+    let future = with_head(&head, facts, id, |head| generation.call(head, body.into()));
     let (held, begun) = (Some(Held::new(future, guard)), Measures::begin(id));
     Answer::Waiting { held, begun, purge: None, id, turn: Some(turn) }
 }
+
+/// An answer that may take the connection over.
+type Apart = Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>;
 
 pin_project! {
     /// A request being answered.
@@ -119,6 +192,8 @@ pin_project! {
     pub enum Answer {
         /// By the host itself.
         Ready { response: Option<Response<ResponseBody>> },
+        /// One that may take the connection over.
+        Apart { answer: Apart },
         /// By a generation.
         Waiting { held: Option<Held<FfiResponse>>, begun: Option<Instant>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
     }
@@ -139,6 +214,7 @@ impl Future for Answer {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,
             },
+            AnswerView::Apart { answer } => answer.as_mut().poll(cx).map(Ok),
             AnswerView::Waiting { held, begun, purge, id, turn } => {
                 let Some(running) = held.as_mut() else { return Poll::Pending };
                 let polled = running.poll(cx);
@@ -187,7 +263,10 @@ fn answer(response: FfiResponse, mut guard: RequestGuard, id: u64, turn: Turn) -
         guard.generation().facts.measures.failed();
     }
     let body = match (response.body.into_option(), response.whole.into_option()) {
-        (Some(body), _) => ResponseBody::Stream { body, purge: None, id, guard, turn },
+        (Some(body), _) => {
+            let sized = headers.contains_key(CONTENT_LENGTH);
+            ResponseBody::Stream { body, purge: None, id, guard, sized, turn }
+        }
         (None, Some(held)) => {
             let bytes = Some(HeldBytes::wrap(held, guard.generation().mapping()));
             ResponseBody::Whole { bytes, guard: Some(guard), turn }
@@ -207,7 +286,8 @@ fn text(text: Option<&str>) -> RStr<'_> {
     RStr::from_str(text.unwrap_or(""))
 }
 
-fn plain(status: StatusCode, text: String, turn: Turn) -> Response<ResponseBody> {
+/// A response of the host's own.
+pub fn plain(status: StatusCode, text: String, turn: Turn) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole { bytes: Some(text.into()), guard: None, turn });
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -38,6 +38,7 @@ use chrono::Utc;
 use nix::fcntl::{Flock, FlockArg};
 use relmgr_model::home::Home;
 use relmgr_model::record::{HistoryEntry, NodeRecord, OperationRecord};
+use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::{Settings, SettingsError};
 use relmgr_store::journal::{self, JournalError};
 use relmgr_store::repository::{Options, Repository, RepositoryError};
@@ -136,14 +137,20 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
     // 3. The sockets; from here on clients wait instead of being refused.
     let mut listeners = vec![];
     for address in &settings.listen.http {
-        let listener = bind(*address).await?;
+        let listener = bind(*address, "listen.http").await?;
         tracing::info!(address = %listener.address, "listening");
         listeners.push(listener);
+    }
+    let mut tcp = vec![];
+    for (name, listen) in &settings.listen.tcp {
+        let listener = bind(listen.address, "listen.tcp").await?;
+        tracing::info!(address = %listener.address, name, "listening for raw TCP");
+        tcp.push((TcpStart { name: name.clone(), framing: listen.framing }, listener));
     }
     // No host has it, so there is none to wait for.
     let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
     let repository = open_repository(&settings).map_err(RunError::Repository)?;
-    let node = Node::new(home, settings, repository, record, listeners, admin);
+    let node = Node::new(home, settings, repository, record, listeners, tcp, admin);
     let mut signals = Signals::new().map_err(io("signals".into(), "caught"))?;
     let control = control::bind(&node.home.control_socket());
     let control = control.map_err(io(node.home.control_socket(), "written"))?;
@@ -211,11 +218,11 @@ const TAKE_OVER: Duration = Duration::from_secs(6);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Binds `address`, and waits for a dying host that still has it.
-async fn bind(address: SocketAddr) -> Result<Listener, BindError> {
+async fn bind(address: SocketAddr, setting: &'static str) -> Result<Listener, BindError> {
     let deadline = Instant::now() + TAKE_OVER;
     let mut told = false;
     loop {
-        match Listener::bind(address, "listen.http") {
+        match Listener::bind(address, setting) {
             Err(error) if error.is_taken() && Instant::now() < deadline => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%address, "the address is taken: waiting for a host of before to let go of it");

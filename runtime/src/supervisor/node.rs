@@ -19,6 +19,7 @@ use relmgr_model::host::{Answer, Command, HostStart};
 use relmgr_model::manifest::AbiVersion;
 use relmgr_model::plan::{Facts, Machine};
 use relmgr_model::record::NodeRecord;
+use relmgr_model::sessions::{SessionCounts, TcpStart, TcpStatus};
 use relmgr_model::settings::Settings;
 use relmgr_model::status::Status;
 use relmgr_store::journal::{self, JournalError};
@@ -50,6 +51,8 @@ pub struct Node {
     pub machine: Machine,
     /// The listening sockets.
     pub listeners: Vec<Listener>,
+    /// Those for raw TCP, and what for.
+    pub tcp: Vec<(TcpStart, Listener)>,
     /// The admin listener's socket.
     pub admin: Option<Listener>,
     /// What is counted for who watches.
@@ -173,6 +176,7 @@ impl Node {
         repository: Repository,
         record: NodeRecord,
         listeners: Vec<Listener>,
+        tcp: Vec<(TcpStart, Listener)>,
         admin: Option<Listener>,
     ) -> Arc<Self> {
         let machine = Machine {
@@ -204,6 +208,7 @@ impl Node {
             repository,
             machine,
             listeners,
+            tcp,
             admin,
             metrics: Metrics::default(),
             operations: tokio::sync::Mutex::new(()),
@@ -270,12 +275,15 @@ impl Node {
     /// # Errors
     /// [`SpawnError`], or that it died at once.
     pub async fn start_host(&self) -> Result<Arc<HostProcess>, HostStartError> {
-        let lent = self.listeners.iter().map(Listener::lend).collect::<Result<Vec<_>, _>>();
+        let sockets = self.listeners.iter().chain(self.tcp.iter().map(|(_, listener)| listener));
+        let lent = sockets.map(Listener::lend).collect::<Result<Vec<_>, _>>();
         let host = HostProcess::spawn(lent.map_err(SpawnError::from)?, self.settings.log.format)?;
         let start = HostStart {
             listeners: self.listeners.len(),
+            tcp: self.tcp.iter().map(|(start, _)| start.clone()).collect(),
             version_path: self.settings.http.version_path.clone(),
             limits: self.settings.http.limits.clone(),
+            sessions: self.settings.sessions.clone(),
             unload: self.settings.loader.unload,
         };
         host.init(start).await?;
@@ -317,7 +325,11 @@ impl Node {
 
     /// The answer to `status`.
     pub async fn status(&self) -> NodeStatus {
-        let generations = self.generations().await;
+        let (generations, sessions) = self.loaded().await;
+        let tcp = self.tcp.iter().map(|(start, listener)| TcpStatus {
+            name: start.name.clone(),
+            address: listener.address.to_string(),
+        });
         let addresses = self.listeners.iter().map(|listener| listener.address);
         self.with(|state| {
             let permanent = state.record.permanent.clone();
@@ -342,6 +354,8 @@ impl Node {
                 generations,
                 listeners: addresses.map(|address: SocketAddr| address.to_string()).collect(),
                 admin: self.admin.as_ref().map(|listener| listener.address.to_string()),
+                tcp: tcp.collect(),
+                sessions,
                 last_operation: state.last_operation.clone(),
                 conf: state.conf_status(),
                 channel: self.channel_status(&state.record),
@@ -357,19 +371,19 @@ impl Node {
         })
     }
 
-    async fn generations(&self) -> Vec<GenerationStatus> {
-        let Some(host) = self.host() else { return vec![] };
+    async fn loaded(&self) -> (Vec<GenerationStatus>, Option<SessionCounts>) {
+        let Some(host) = self.host() else { return (vec![], None) };
         // A host whose workers are all stuck must not keep `status` from answering.
         let asked = tokio::time::timeout(std::time::Duration::from_secs(1), host.call(Command::Generations));
         match asked.await {
-            Ok(Ok(Answer::Generations { mut generations })) => {
+            Ok(Ok(Answer::Generations { mut generations, sessions })) => {
                 let redact = |words: &str| self.redact(words);
                 for generation in &mut generations {
                     generation.reword(&redact);
                 }
-                generations
+                (generations, Some(sessions))
             }
-            _ => vec![],
+            _ => (vec![], None),
         }
     }
 
