@@ -9,10 +9,14 @@
 //! | [`polls`] | polls and votes, without HTTP |
 //! | [`api`] | polls over HTTP, as JSON |
 //! | [`pages`] | polls for people |
+//! | [`live`] | their results as they come, over WebSockets that outlive releases |
+//! | [`line`] | polls over a line protocol, on a listener of its own |
 //! | [`debug`] | handlers that sleep, stream, echo and panic, for tests and benchmarks |
 
 pub mod api;
 pub mod debug;
+pub mod line;
+pub mod live;
 pub mod pages;
 pub mod polls;
 pub mod settings;
@@ -22,7 +26,7 @@ use std::time::Duration;
 
 use axum::Router;
 use chrono::Utc;
-use relmgr_app::{Application, Child, ConfChange, Context, Error, Restart, Strategy, Supervisor};
+use relmgr_app::{Application, Child, ConfChange, Context, Error, Restart, Sessions, Strategy, Supervisor};
 
 use polls::Polls;
 use settings::Settings;
@@ -37,6 +41,8 @@ pub struct LivePoll(Arc<Shared>);
 pub struct Shared {
     /// The release that runs, for the pages.
     pub version: String,
+    /// Whom to tell of votes; `None`: there is no node (a test, a program of its own).
+    pub context: Option<Context>,
     /// The settings; replaced as a whole when the operator changes some.
     settings: RwLock<Arc<Settings>>,
     /// The polls.
@@ -53,9 +59,18 @@ impl Shared {
 impl LivePoll {
     /// An application without polls.
     pub fn new(version: &str, settings: Settings) -> Self {
+        Self::within(version, None, settings)
+    }
+
+    /// What all handlers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    fn within(version: &str, context: Option<Context>, settings: Settings) -> Self {
         let polls = Polls::new(settings.poll.max_options);
         let settings = RwLock::new(Arc::new(settings));
-        Self(Arc::new(Shared { version: version.to_owned(), settings, polls }))
+        Self(Arc::new(Shared { version: version.to_owned(), context, settings, polls }))
     }
 }
 
@@ -65,7 +80,7 @@ impl Application for LivePoll {
 
     async fn start(context: Context, settings: Settings) -> Result<Self, Error> {
         tracing::info!(title = settings.poll.title, "live-poll starts");
-        Ok(Self::new(context.version(), settings))
+        Ok(Self::within(&context.version().to_owned(), Some(context), settings))
     }
 
     fn router(&self) -> Router {
@@ -74,6 +89,13 @@ impl Application for LivePoll {
             .merge(pages::router())
             .with_state(self.0.clone())
             .nest("/debug", debug::router())
+    }
+
+    fn sessions(&self) -> Sessions {
+        Sessions::none()
+            .websocket("/live", live::Live(self.0.clone()))
+            .websocket("/polls/{id}/live", live::Live(self.0.clone()))
+            .tcp("line", line::Line(self.0.clone()))
     }
 
     async fn health(&self) -> Result<(), Error> {
@@ -93,9 +115,14 @@ impl Application for LivePoll {
         let closer = Child::new("closer", move |mut context| {
             let shared = shared.clone();
             async move {
+                // Children start when their release becomes current.
+                if let Some(node) = &shared.context {
+                    live::tell_version(node);
+                }
                 while !context.stopping_within(Duration::from_millis(500)).await {
                     for id in shared.polls.close_expired(Utc::now()) {
                         tracing::info!(id, "poll closed");
+                        live::tell(&shared, id);
                     }
                 }
             }

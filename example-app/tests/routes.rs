@@ -103,3 +103,17 @@ async fn changed_settings_apply_to_what_comes_next() {
     assert!(status.is_client_error() && words.contains("2 options at most"), "{status} {words}");
     assert_eq!(ask(&app, "GET", "/polls/1", None).await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn the_line_protocol_votes_and_shows() {
+    let app = app();
+    ask(&app, "POST", "/polls", Some(json!({"question": "Tea?", "options": ["yes", "no"]}))).await;
+    let said = |line: &str| live_poll::line::answer(app.shared(), line);
+    assert_eq!(said("show 1"), "open; yes 0; no 0");
+    assert_eq!(said("vote 1 1"), "open; yes 0; no 1");
+    assert_eq!(said("vote 1 2"), "error: there is no such option");
+    assert_eq!(said("show 9"), "error: there is no such poll");
+    for line in ["", "vote 1", "vote 1 yes", "show all", "drop 1"] {
+        assert!(said(line).contains("what can be said"), "{line}");
+    }
+}
