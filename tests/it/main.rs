@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod admin;
+mod browser;
 mod client;
 mod conf;
 mod contract;
@@ -19,4 +20,6 @@ mod probation;
 mod random;
 mod repository;
 mod retire;
+mod sessions;
+mod streams;
 mod supervisor;
