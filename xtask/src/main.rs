@@ -12,6 +12,7 @@ mod lint;
 mod recovery;
 mod repository;
 mod run;
+mod sessions;
 mod test;
 
 use std::process::ExitCode;
