@@ -142,30 +142,26 @@ async fn read<R: Reader>(front: &Front, session: &Session, clock: &Clock, reader
 
 /// Sends what waits, as it comes, until the session ends.
 async fn write<W: Writer>(session: &Session, writer: &mut W) {
-    let stall = HUB.limits().stall;
     let sent = async {
         while let Some(out) = poll_fn(|cx| session.poll_take(cx)).await {
             let mut next = Some(out);
-            let step = async {
-                // As much as there is in one go.
-                while let Some(out) = next.take() {
-                    let counts = matches!(out, Out::Message(..));
-                    writer.write(out).await?;
-                    if counts {
-                        HUB.sent();
-                    }
-                    next = poll_fn(|cx| match session.poll_take(cx) {
-                        Poll::Ready(out) => Poll::Ready(out),
-                        Poll::Pending => Poll::Ready(None),
-                    })
-                    .await;
+            // As much as there is in one go.
+            while let Some(out) = next.take() {
+                let counts = matches!(out, Out::Message(..));
+                if let Err(end) = within_stall(writer.write(out)).await {
+                    return session.cut(end);
                 }
-                writer.flush().await
-            };
-            match tokio::time::timeout(stall, step).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return session.cut(End::Lost),
-                Err(_) => return session.cut(End::Slow),
+                if counts {
+                    HUB.sent();
+                }
+                next = poll_fn(|cx| match session.poll_take(cx) {
+                    Poll::Ready(out) => Poll::Ready(out),
+                    Poll::Pending => Poll::Ready(None),
+                })
+                .await;
+            }
+            if let Err(end) = within_stall(writer.flush()).await {
+                return session.cut(end);
             }
         }
     };
@@ -181,6 +177,15 @@ async fn write<W: Writer>(session: &Session, writer: &mut W) {
     let end = session.ending().unwrap_or(End::Lost);
     if end != End::Lost {
         let _ = tokio::time::timeout(FAREWELL, writer.close(&end)).await;
+    }
+}
+
+/// Waits for a client to take something.
+async fn within_stall(written: impl Future<Output = io::Result<()>>) -> Result<(), End> {
+    match tokio::time::timeout(HUB.limits().stall, written).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(End::Lost),
+        Err(_) => Err(End::Slow),
     }
 }
 
