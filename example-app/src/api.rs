@@ -12,8 +12,8 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::Shared;
 use crate::polls::{NewPoll, PollError, Results};
+use crate::{Shared, live};
 
 /// The routes.
 pub fn router() -> Router<Arc<Shared>> {
@@ -50,6 +50,7 @@ async fn vote(
     let Json(Vote { option }) = body?;
     let now = Utc::now();
     shared.polls.vote(id, option, now)?;
+    live::tell(&shared, id);
     Ok(Json(shared.polls.results(id, now)?))
 }
 

@@ -9,10 +9,14 @@
 //! | [`polls`] | polls and votes in state tables, without HTTP |
 //! | [`api`] | polls over HTTP, as JSON |
 //! | [`pages`] | polls for people |
+//! | [`live`] | their results as they come, over WebSockets that outlive releases |
+//! | [`line`] | polls over a line protocol, on a listener of its own |
 //! | [`debug`] | handlers that sleep, stream, echo and panic, for tests and benchmarks |
 
 pub mod api;
 pub mod debug;
+pub mod line;
+pub mod live;
 pub mod pages;
 pub mod polls;
 pub mod settings;
@@ -23,7 +27,7 @@ use std::time::Duration;
 use axum::Router;
 use chrono::Utc;
 use relmgr_app::tables::TableError;
-use relmgr_app::{Application, Child, ConfChange, Context, Error, Restart, Strategy, Supervisor};
+use relmgr_app::{Application, Child, ConfChange, Context, Error, Restart, Sessions, Strategy, Supervisor};
 
 use polls::Polls;
 use settings::Settings;
@@ -38,6 +42,8 @@ pub struct LivePoll(Arc<Shared>);
 pub struct Shared {
     /// The release that runs, for the pages.
     pub version: String,
+    /// Whom to tell of votes; `None`: there is no node (a test, a program of its own).
+    pub context: Option<Context>,
     /// The settings; replaced as a whole when the operator changes some.
     settings: RwLock<Arc<Settings>>,
     /// The polls.
@@ -59,7 +65,13 @@ impl LivePoll {
     pub fn open(context: &Context, settings: Settings) -> Result<Self, TableError> {
         let polls = Polls::open(context, settings.poll.max_options)?;
         let settings = RwLock::new(Arc::new(settings));
-        Ok(Self(Arc::new(Shared { version: context.version().to_owned(), settings, polls })))
+        let (version, context) = (context.version().to_owned(), Some(context.clone()));
+        Ok(Self(Arc::new(Shared { version, context, settings, polls })))
+    }
+
+    /// What all handlers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.0
     }
 }
 
@@ -80,6 +92,13 @@ impl Application for LivePoll {
             .nest("/debug", debug::router())
     }
 
+    fn sessions(&self) -> Sessions {
+        Sessions::none()
+            .websocket("/live", live::Live(self.0.clone()))
+            .websocket("/polls/{id}/live", live::Live(self.0.clone()))
+            .tcp("line", line::Line(self.0.clone()))
+    }
+
     async fn health(&self) -> Result<(), Error> {
         // What a database would be asked: can it be read?
         self.0.polls.count()?;
@@ -97,9 +116,18 @@ impl Application for LivePoll {
         let closer = Child::new("closer", move |mut context| {
             let shared = shared.clone();
             async move {
+                // Children start when their release becomes current.
+                if let Some(node) = &shared.context {
+                    live::tell_version(node);
+                }
                 while !context.stopping_within(Duration::from_millis(500)).await {
                     match shared.polls.close_expired(Utc::now()) {
-                        Ok(closed) => closed.iter().for_each(|id| tracing::info!(id, "poll closed")),
+                        Ok(closed) => {
+                            for id in closed {
+                                tracing::info!(id, "poll closed");
+                                live::tell(&shared, id);
+                            }
+                        }
                         Err(error) => tracing::warn!(%error, "polls are not closed"),
                     }
                 }

@@ -117,3 +117,17 @@ async fn votes_are_there_for_the_next_release() {
     let (_, body) = ask(&app, "GET", "/polls/1", None).await;
     assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["options"][1]["votes"], 2);
 }
+
+#[tokio::test]
+async fn the_line_protocol_votes_and_shows() {
+    let (app, _alone) = app();
+    ask(&app, "POST", "/polls", Some(json!({"question": "Tea?", "options": ["yes", "no"]}))).await;
+    let said = |line: &str| live_poll::line::answer(app.shared(), line);
+    assert_eq!(said("show 1"), "open; yes 0; no 0");
+    assert_eq!(said("vote 1 1"), "open; yes 0; no 1");
+    assert_eq!(said("vote 1 2"), "error: there is no such option");
+    assert_eq!(said("show 9"), "error: there is no such poll");
+    for line in ["", "vote 1", "vote 1 yes", "show all", "drop 1"] {
+        assert!(said(line).contains("what can be said"), "{line}");
+    }
+}

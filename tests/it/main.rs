@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod admin;
+mod browser;
 mod client;
 mod conf;
 mod contract;
@@ -21,7 +22,9 @@ mod random;
 mod repository;
 mod retire;
 mod self_upgrade;
+mod sessions;
 mod state;
+mod streams;
 mod supervisor;
 mod tables;
 mod tls;

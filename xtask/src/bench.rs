@@ -22,8 +22,8 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which: throughput, upgrades, latency, conf, recovery, faults, deltas, repository, tables, boot; all when none is named
-    /// Which: throughput, upgrades, latency, conf, recovery, self-upgrade, faults, deltas, repository; all when none is named
+    /// Which: throughput, upgrades, latency, conf, recovery, self-upgrade, faults, deltas, repository, tables, sessions,
+    /// boot; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -54,6 +54,8 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("tables") {
         crate::bench_tables::main(args.rounds)?;
+    if wanted("sessions") {
+        crate::sessions::main();
         if args.names.len() == 1 {
             return Ok(());
         }

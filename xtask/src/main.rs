@@ -15,6 +15,7 @@ mod recovery;
 mod repository;
 mod run;
 mod self_upgrade;
+mod sessions;
 mod test;
 
 use std::process::ExitCode;
@@ -41,8 +42,7 @@ enum Command {
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
-    /// Print the numbers: throughput, upgrades, latency, conf, recovery, faults, deltas, repository, tables (all of them by default)
-    /// Print the numbers: throughput, upgrades, latency, conf, recovery, self-upgrade, faults, deltas, repository (all of them by default)
+    /// Print the numbers, all of them by default (`bench --help` names them)
     Bench(bench::Args),
     /// Break every operation at every call by which it changes a file: kills, errors, power losses (an hour for all)
     CrashMatrix(crash_matrix::Args),

@@ -13,6 +13,7 @@
 //! | [`children`] | the background children, as the application shows them |
 //! | [`tables`] | state tables, which the host keeps |
 //! | [`body`] | a body that streams, in either direction |
+//! | [`session`] | long conversations whose socket is the host's |
 //! | [`future`] | what is asynchronous |
 //! | [`waker`] | how the one who waits is woken |
 //! | [`buffer`] | bytes without a copy |
@@ -40,6 +41,7 @@ pub mod future;
 pub mod head;
 pub mod library;
 pub mod root;
+pub mod session;
 pub mod state;
 pub mod tables;
 pub mod waker;

@@ -5,8 +5,10 @@ use abi_stable::StableAbi;
 use abi_stable::std_types::{ROption, RResult, RStr, RString, RVec};
 
 use crate::body::FfiBody;
+use crate::buffer::FfiBytes;
 use crate::future::FfiFuture;
 use crate::head::{RequestHead, Response};
+use crate::session::{SessionOpening, SessionOutcome, SessionView};
 use crate::tables::{FfiStore, TableFault};
 
 /// What a library offers, before anything in it runs.
@@ -130,6 +132,22 @@ pub struct InstanceFunctions {
     /// to take over. How many were written; the future ends when none is left. Since contract 1.3; where it is
     /// missing, the release has no tables.
     pub hand_down: unsafe extern "C" fn(*const ()) -> FfiFuture<RResult<u64, RString>>,
+    /// Which long conversations it takes: an [`Offer`](crate::session::Offer) as JSON, asked for once after the
+    /// start. Since contract 1.3; where it is missing, none.
+    pub sessions: unsafe extern "C" fn(*const ()) -> RVec<u8>,
+    /// A session begins. Dropping the future gives it up. Since contract 1.3; where it is missing, there are none.
+    pub session_open: unsafe extern "C" fn(*const (), SessionOpening<'_>) -> FfiFuture<SessionOutcome>,
+    /// A message of a session, of this kind ([`TEXT`](crate::session::TEXT), [`BINARY`](crate::session::BINARY)).
+    /// Dropping the future gives it up. Since contract 1.3; where it is missing, there are no sessions.
+    pub session_message:
+        unsafe extern "C" fn(*const (), SessionView<'_>, u8, FfiBytes) -> FfiFuture<SessionOutcome>,
+    /// A session is over, with this WebSocket close code and in these words. Since contract 1.3; where it is
+    /// missing, there are none.
+    pub session_close:
+        unsafe extern "C" fn(*const (), SessionView<'_>, u16, RStr<'_>) -> FfiFuture<SessionOutcome>,
+    /// The generation's drain begins: long answers are to come to their ends. Since contract 1.3; where it is
+    /// missing, they are broken off at the drain's end without a word before.
+    pub wind_up: unsafe extern "C" fn(*const ()),
 }
 
 /// The host's functions for an application. The host is never unmapped.
@@ -144,6 +162,19 @@ pub struct Host {
     /// The state tables, for an instance of the release of this version; it gives them up by dropping them. Since
     /// contract 1.3; where it is missing, there are none.
     pub tables: extern "C" fn(RStr<'_>) -> RResult<FfiStore, TableFault>,
+    /// Sends a message of this kind to a session: [`DONE`](crate::session::DONE), [`GONE`](crate::session::GONE) or
+    /// [`FULL`](crate::session::FULL). The bytes are copied. Since contract 1.3; where it is missing, there are no
+    /// sessions.
+    pub session_send: extern "C" fn(u64, u8, FfiBytes) -> u8,
+    /// Ends a session with this WebSocket close code, after what has been sent to it. Since contract 1.3; where it
+    /// is missing, there are no sessions.
+    pub session_end: extern "C" fn(u64, u16, RStr<'_>) -> u8,
+    /// Has a session get what is published to a topic, or no longer. Since contract 1.3; where it is missing, there
+    /// are no sessions.
+    pub session_subscribe: extern "C" fn(u64, RStr<'_>, bool) -> u8,
+    /// Sends a message of this kind to every session that is subscribed to a topic; to how many. The bytes are
+    /// copied once. Since contract 1.3; where it is missing, there are no sessions.
+    pub publish: extern "C" fn(RStr<'_>, u8, FfiBytes) -> u64,
 }
 
 /// A log record of an application.

@@ -97,6 +97,11 @@ impl<A: Application, K: Kind<A>> Tables<A, K> {
         state_in: instance::ffi_state_in::<A, K>,
         state_back: instance::ffi_state_back::<A, K>,
         hand_down: instance::ffi_hand_down::<A>,
+        sessions: instance::ffi_sessions::<A>,
+        session_open: instance::ffi_session_open::<A>,
+        session_message: instance::ffi_session_message::<A>,
+        session_close: instance::ffi_session_close::<A>,
+        wind_up: instance::ffi_wind_up::<A>,
     });
 
     const ROOT: AppRootRef = AppRootRef(Self::ROOT_FIELDS.static_as_prefix());

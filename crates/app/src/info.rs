@@ -8,6 +8,11 @@ use relmgr_abi::root::HostRef;
 
 use crate::tables::{Key, Record, Table, TableError, Tables};
 
+use tokio::sync::watch;
+
+use crate::sessions;
+use crate::{Message, SessionHandle};
+
 /// Settings of an application that has none: a key in `app.conf` is an error.
 #[derive(Debug, Clone, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +27,7 @@ struct Inner {
     version: String,
     directory: PathBuf,
     tables: Mutex<Access>,
+    winding_up: watch::Receiver<bool>,
 }
 
 /// How the tables are reached.
@@ -44,14 +50,21 @@ impl std::fmt::Debug for Access {
 }
 
 impl Context {
-    pub(crate) fn new(version: String, directory: PathBuf, host: HostRef) -> Self {
-        Self(Arc::new(Inner { version, directory, tables: Mutex::new(Access::Host(host)) }))
+    pub(crate) fn new(
+        version: String,
+        directory: PathBuf,
+        host: HostRef,
+        winding_up: watch::Receiver<bool>,
+    ) -> Self {
+        Self(Arc::new(Inner { version, directory, tables: Mutex::new(Access::Host(host)), winding_up }))
     }
 
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn alone(version: &str, tables: Tables) -> Self {
         let tables = Mutex::new(Access::Open(tables));
-        Self(Arc::new(Inner { version: version.into(), directory: PathBuf::new(), tables }))
+        // Nobody winds it up.
+        let (_, winding_up) = watch::channel(false);
+        Self(Arc::new(Inner { version: version.into(), directory: PathBuf::new(), tables, winding_up }))
     }
 
     /// Opens a state table, making it when it is not there; see [`tables`](crate::tables). Best in
@@ -110,6 +123,28 @@ impl Context {
     /// The release's directory.
     pub fn release_dir(&self) -> &Path {
         &self.0.directory
+    }
+
+    /// Waits until this generation is to come to its end: another release serves for good, or the node stops. Answers
+    /// that stream without an end (server-sent events) end themselves then, so that their clients come back to the
+    /// next release; at `upgrade.drain` they are ended.
+    pub fn winding_up(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let mut winding_up = self.0.winding_up.clone();
+        async move {
+            // Its sender goes with the generation.
+            let _ = winding_up.wait_for(|winding_up| *winding_up).await;
+        }
+    }
+
+    /// The session with this number, begun in this release or another.
+    pub fn session(&self, number: u64) -> SessionHandle {
+        SessionHandle::new(number)
+    }
+
+    /// Sends a message to every session that is [subscribed](crate::Session::subscribe) to `topic`, whichever release
+    /// subscribed it; to how many. Messages of one topic reach all of them in the same order. Does not wait.
+    pub fn publish(&self, topic: &str, message: impl Into<Message>) -> u64 {
+        sessions::publish(topic, message.into())
     }
 }
 

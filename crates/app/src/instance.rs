@@ -12,11 +12,13 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString, RVec};
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RStr, RString, RVec};
 use relmgr_abi::body::FfiBody;
+use relmgr_abi::buffer::FfiBytes;
 use relmgr_abi::future::{FfiFuture, panic_message};
 use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Instance as FfiInstance, InstanceFunctionsRef, StartArgs};
+use relmgr_abi::session::{SessionOpening, SessionOutcome, SessionView};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,7 +28,7 @@ use crate::response::describe;
 use crate::state::{Kept, Kind};
 use crate::tables::Sweeper;
 use crate::within::{self, Within};
-use crate::{Application, Context, Error, HttpService, children, log, request, response};
+use crate::{Application, Context, Error, HttpService, Sessions, children, log, request, response, sessions};
 
 /// What the host holds as [`FfiInstance::data`].
 pub(crate) struct Instance<A: Application> {
@@ -39,12 +41,14 @@ pub(crate) struct Instance<A: Application> {
     /// `None`: its settings were none.
     context: Option<Context>,
     sweeper: Mutex<Option<Sweeper>>,
+    winding_up: watch::Sender<bool>,
 }
 
 /// An application that has started.
 pub struct Running<A: Application> {
     pub(crate) app: A,
     router: A::Router,
+    sessions: Sessions,
 }
 
 /// Ends a task when nobody waits for it any more.
@@ -59,10 +63,8 @@ impl Drop for EndOnDrop {
 /// The outcome of something that the application does, for the host.
 type Told = RResult<(), RString>;
 
-fn decode<A: Application>(args: &StartArgs) -> Result<(Context, A::Settings), String> {
-    let settings = crate::settings::decode(&args.settings)?;
-    let directory = PathBuf::from(args.directory.as_str());
-    Ok((Context::new(args.version.to_string(), directory, args.host), settings))
+fn decode<A: Application>(args: &StartArgs) -> Result<A::Settings, String> {
+    crate::settings::decode(&args.settings)
 }
 
 /// What axum's own server does with a router before it serves: without it, axum makes a route's service anew for
@@ -123,15 +125,19 @@ impl<A: Application> Instance<A> {
         let (finished, started) = watch::channel(None);
 
         let decoded = decode::<A>(args);
-        let context = decoded.as_ref().ok().map(|(context, _)| context.clone());
+        let winding_up = watch::Sender::new(false);
+        let directory = PathBuf::from(args.directory.as_str());
+        let context = Context::new(args.version.to_string(), directory, args.host, winding_up.subscribe());
+        let of_instance = decoded.is_ok().then(|| context.clone());
         let slot = running.clone();
         runtime.spawn(async move {
             let begin = async {
-                let (context, settings) = decoded?;
+                let settings = decoded?;
                 let start = tokio::spawn(async {
                     let app = A::start(context, settings).await?;
                     let router = ready(app.router());
-                    Ok(Running { app, router })
+                    let sessions = app.sessions();
+                    Ok(Running { app, router, sessions })
                 });
                 let running = outcome(start, "start").await?;
                 // Set once: this task is the only one that sets it.
@@ -141,8 +147,8 @@ impl<A: Application> Instance<A> {
             finished.send_replace(Some(begin.await));
         });
         let (children, sweeper) = (Mutex::new(None), Mutex::new(None));
-        let (id, kept) = (within::next_id(), Arc::default());
-        Ok(Self { id, runtime, running, started, children, kept, context, sweeper })
+        let (id, kept, context) = (within::next_id(), Arc::default(), of_instance);
+        Ok(Self { id, runtime, running, started, children, kept, context, sweeper, winding_up })
     }
 
     async fn wait_started(mut started: watch::Receiver<Option<Result<(), String>>>) -> Told {
@@ -267,6 +273,60 @@ where
     }
 }
 
+pin_project! {
+    /// A session's event being handled, polled as a request is.
+    struct Handling<F> {
+        // `None` once it is over.
+        #[pin]
+        handler: Option<F>,
+        within: Within,
+    }
+
+    impl<F> PinnedDrop for Handling<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            this.within.enter();
+            this.handler.set(None);
+        }
+    }
+}
+
+impl<F: Future<Output = SessionOutcome>> Future for Handling<F> {
+    type Output = SessionOutcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<SessionOutcome> {
+        let this = self.project();
+        this.within.enter();
+        match this.handler.as_pin_mut() {
+            Some(handler) => handler.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Has `begin` make the future of a session's event; a panic in it is told by the first poll.
+fn handle<A: Application, F>(
+    instance: &'static Instance<A>,
+    begin: impl FnOnce(&'static Sessions) -> F,
+) -> FfiFuture<SessionOutcome>
+where
+    F: Future<Output = SessionOutcome> + Send + 'static,
+{
+    static NONE: Sessions = Sessions::none();
+    let within = Within::new(instance.id, instance.runtime.handle());
+    let begun = catch_unwind(AssertUnwindSafe(|| {
+        within.enter();
+        begin(instance.running.get().map_or(&NONE, |running| &running.sessions))
+    }));
+    match begun {
+        Ok(handler) => FfiFuture::new(Handling { handler: Some(handler), within }),
+        Err(payload) => {
+            let message = panic_message(payload);
+            FfiFuture::new(async move { std::panic::resume_unwind(Box::new(message)) })
+        }
+    }
+}
+
 fn call<A: Application>(
     instance: &'static Instance<A>,
     head: &RequestHead<'_>,
@@ -277,6 +337,12 @@ fn call<A: Application>(
     };
     let within = Within::new(instance.id, instance.runtime.handle());
     match request::read(head, body) {
+        #[cfg(feature = "upgrade")]
+        Ok(request) if crate::upgrade::is_asked_for(&request) => {
+            within.enter();
+            let answer = Some(crate::upgrade::respond(running.router.clone(), request));
+            FfiFuture::new(Call { answer, within })
+        }
         Ok(request) => {
             within.enter();
             let answer = Some(running.router.clone().respond(request));
@@ -304,7 +370,7 @@ unsafe fn instance<'a, A: Application>(data: *const ()) -> &'a Instance<A> {
 pub(crate) extern "C" fn check<A: Application>(args: StartArgs) -> FfiFuture<Told> {
     let begun = catch_unwind(AssertUnwindSafe(|| {
         log::install(args.host, &args.version);
-        let (_, settings) = decode::<A>(&args)?;
+        let settings = decode::<A>(&args)?;
         let runtime = new_runtime(&args.version)?;
         let task = runtime.spawn(async move { A::check(&settings).await });
         Ok((runtime, task))
@@ -433,6 +499,50 @@ pub(crate) unsafe extern "C" fn ffi_children<A: Application>(data: *const ()) ->
     let tree = instance.children().as_ref().map(children::Running::tree);
     // Every tree has a JSON form.
     serde_json::to_vec(&tree).unwrap_or_default().into()
+}
+
+pub(crate) unsafe extern "C" fn ffi_sessions<A: Application>(data: *const ()) -> RVec<u8> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    let offer = instance.running.get().map(|running| running.sessions.offer());
+    // Every offer has a JSON form.
+    serde_json::to_vec(&offer.unwrap_or_default()).unwrap_or_default().into()
+}
+
+pub(crate) unsafe extern "C" fn ffi_session_open<A: Application>(
+    data: *const (),
+    opening: SessionOpening<'_>,
+) -> FfiFuture<SessionOutcome> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    handle(instance, |sessions| sessions::begin(sessions, &opening))
+}
+
+pub(crate) unsafe extern "C" fn ffi_session_message<A: Application>(
+    data: *const (),
+    session: SessionView<'_>,
+    kind: u8,
+    bytes: FfiBytes,
+) -> FfiFuture<SessionOutcome> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    handle(instance, |sessions| sessions::said(sessions, &session, kind, bytes))
+}
+
+pub(crate) unsafe extern "C" fn ffi_session_close<A: Application>(
+    data: *const (),
+    session: SessionView<'_>,
+    code: u16,
+    reason: RStr<'_>,
+) -> FfiFuture<SessionOutcome> {
+    // SAFETY: the host's promise at the top of this part.
+    let instance = unsafe { instance::<A>(data) };
+    handle(instance, |sessions| sessions::over(sessions, &session, code, &reason))
+}
+
+pub(crate) unsafe extern "C" fn ffi_wind_up<A: Application>(data: *const ()) {
+    // SAFETY: the host's promise at the top of this part.
+    unsafe { instance::<A>(data) }.winding_up.send_replace(true);
 }
 
 pub(crate) unsafe extern "C" fn ffi_conf_change<A: Application>(

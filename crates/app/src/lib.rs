@@ -37,6 +37,8 @@
 //! * A thread that the application starts and never ends keeps its release's code in memory; `relmgr status`
 //!   names it. tokio's tasks are not threads: they are dropped with the runtime.
 //! * What is to outlive a release, or a death of the process, stands in [`tables`].
+//! * WebSockets and raw TCP connections live across upgrades as [`sessions`]. A connection that the router takes over
+//!   itself (axum's `WebSocketUpgrade`; feature `upgrade`) stays with its release and ends with it.
 //! * `tracing` events arrive in the host's log with the release's version: install no subscriber.
 
 // The derive macro names this crate from outside.
@@ -51,9 +53,12 @@ mod instance;
 mod log;
 mod request;
 mod response;
+pub mod sessions;
 pub mod settings;
 pub mod state;
 pub mod tables;
+#[cfg(feature = "upgrade")]
+mod upgrade;
 mod within;
 
 use std::future::Future;
@@ -62,6 +67,9 @@ pub use body::{Body, BodyError};
 pub use children::{Child, ChildContext, Restart, Shutdown, Strategy, Supervisor};
 pub use conf::ConfChange;
 pub use info::{Context, NoSettings, RequestInfo, TlsInfo};
+pub use sessions::{
+    Message, Opening, Refusal, SendError, Session, SessionEnd, SessionHandle, SessionHandler, Sessions,
+};
 pub use settings::Settings;
 #[cfg(any(test, feature = "testing"))]
 pub use tables::testing;
@@ -92,6 +100,11 @@ pub trait Application: Sized + Send + Sync + 'static {
 
     /// The service that answers requests; asked for once, after the start.
     fn router(&self) -> Self::Router;
+
+    /// Long conversations that live across upgrades, see [`sessions`]; asked for once, after the start.
+    fn sessions(&self) -> Sessions {
+        Sessions::none()
+    }
 
     /// Whether the application could serve: asked before it gets traffic.
     ///

@@ -57,6 +57,11 @@ pub(crate) fn install(host: HostRef, version: &str) {
     }));
 }
 
+/// The host's functions; `None`: there is no host (a test, a program of its own).
+pub(crate) fn host() -> Option<HostRef> {
+    HOST.get().copied()
+}
+
 /// Sends one record from this crate itself.
 pub(crate) fn send(level: u8, target: &str, message: &str) {
     if let Some(host) = HOST.get() {

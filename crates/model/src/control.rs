@@ -26,6 +26,7 @@ use crate::children::{ChildStatus, SupervisorStatus};
 use crate::conf::{ConfReport, ConfStatus, Notice};
 use crate::plan::Step;
 use crate::pull::PullStatus;
+use crate::sessions::{SessionCounts, TcpStatus};
 use crate::tls::CertificateStatus;
 
 /// Exit codes of `relmgr`: people script against them.
@@ -398,6 +399,12 @@ pub struct NodeStatus {
     /// The addresses that speak TLS, and with which certificates; `None`: there are none.
     #[serde(default)]
     pub tls: Option<TlsStatus>,
+    /// The listeners for raw TCP, by name.
+    #[serde(default)]
+    pub tcp: Vec<TcpStatus>,
+    /// The host's sessions; `None`: there is no host.
+    #[serde(default)]
+    pub sessions: Option<SessionCounts>,
     /// The last operation that ended.
     pub last_operation: Option<Operation>,
     /// The application's configuration; `None` while nothing serves.

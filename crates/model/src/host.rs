@@ -13,6 +13,7 @@ use crate::control::GenerationStatus;
 use crate::counts::ReleaseCounts;
 use crate::manifest::Probe;
 use crate::probation::Sample;
+use crate::sessions::{SessionCounts, SessionLimits, TcpStart};
 use crate::tls::CertificatePair;
 
 /// The number of this protocol: a supervisor commands a host that another relmgr has started only where both speak the
@@ -22,7 +23,7 @@ pub const PROTOCOL: u32 = 1;
 /// The host's end of the channel.
 pub const CHANNEL_FD: i32 = 3;
 
-/// The first listening socket; [`HostStart::listeners`] says how many follow.
+/// The first listening socket; [`HostStart::listeners`] says how many follow, then those of [`HostStart::tcp`].
 pub const FIRST_LISTENER_FD: i32 = 4;
 
 /// A command and its number.
@@ -177,7 +178,7 @@ pub struct CodeChanged {
 /// What a host needs to know before it serves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostStart {
-    /// How many listening sockets were inherited.
+    /// How many listening sockets for HTTP were inherited.
     pub listeners: usize,
     /// So many of them, the last ones, speak TLS.
     #[serde(default)]
@@ -185,10 +186,16 @@ pub struct HostStart {
     /// What those serve.
     #[serde(default)]
     pub certificates: Vec<CertificatePair>,
+    /// Those for raw TCP, which follow them.
+    #[serde(default)]
+    pub tcp: Vec<TcpStart>,
     /// The path that answers the version.
     pub version_path: String,
     /// The limits of the HTTP front.
     pub limits: crate::settings::Limits,
+    /// What a session may take up.
+    #[serde(default)]
+    pub sessions: SessionLimits,
     /// Whether retired libraries are unmapped.
     pub unload: crate::settings::Unload,
     /// The state tables; absent: a supervisor of before had none.
@@ -326,11 +333,17 @@ pub enum Answer {
     Generations {
         /// Oldest first.
         generations: Vec<GenerationStatus>,
+        /// The host's sessions.
+        #[serde(default)]
+        sessions: SessionCounts,
     },
     /// What has been answered.
     Counts {
         /// Oldest first; every release that is loaded, and the newest of those that were.
         releases: Vec<ReleaseCounts>,
+        /// The host's sessions.
+        #[serde(default)]
+        sessions: SessionCounts,
     },
     /// The state tables.
     Tables {
@@ -341,6 +354,9 @@ pub enum Answer {
     Stopped {
         /// What it has answered, as in [`Answer::Counts`].
         releases: Vec<ReleaseCounts>,
+        /// Its sessions.
+        #[serde(default)]
+        sessions: SessionCounts,
     },
     /// The host works.
     Pulse {

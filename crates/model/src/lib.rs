@@ -19,6 +19,7 @@
 //! | [`children`] | the part of it that is about the application's background children |
 //! | [`notify`] | what the operator's commands and webhooks are told |
 //! | [`host`] | what the supervisor and the host say to each other |
+//! | [`sessions`] | WebSocket and raw TCP sessions: what is set for them, and what is counted |
 //! | [`settings`] | `relmgr.toml` |
 //! | [`state`] | whether in-memory state can go from one release to another |
 //! | [`home`] | where things lie in a node's home directory |
@@ -36,6 +37,7 @@ pub mod plan;
 pub mod probation;
 pub mod pull;
 pub mod record;
+pub mod sessions;
 pub mod settings;
 pub mod state;
 pub mod status;

@@ -1,12 +1,14 @@
 //! `relmgr.toml`: the node's settings. Unknown keys are refused; every key but `app` and `repository.url` has a
 //! default.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::notify::Event;
+use crate::sessions::{SessionLimits, TcpListen};
 use crate::tls::CertificateFiles;
 
 /// The node's settings.
@@ -35,6 +37,9 @@ pub struct Settings {
     /// The HTTP front.
     #[serde(default)]
     pub http: Http,
+    /// WebSocket and raw TCP sessions.
+    #[serde(default)]
+    pub sessions: SessionLimits,
     /// Loading and unloading.
     #[serde(default)]
     pub loader: Loader,
@@ -68,11 +73,14 @@ pub struct Listen {
     pub https: Vec<SocketAddr>,
     /// Where metrics, health and the node's page are answered; absent: nowhere.
     pub admin: Option<SocketAddr>,
+    /// Listeners for raw TCP, by name.
+    pub tcp: BTreeMap<String, TcpListen>,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { http: vec![SocketAddr::from(([127, 0, 0, 1], 8080))], https: vec![], admin: None }
+        let http = vec![SocketAddr::from(([127, 0, 0, 1], 8080))];
+        Self { http, https: vec![], admin: None, tcp: BTreeMap::new() }
     }
 }
 
@@ -533,6 +541,12 @@ impl Settings {
         }
         if self.listen.https.is_empty() && !self.tls.is_empty() {
             return fault("tls", "has no address that it is for: name one in listen.https");
+        }
+        if self.sessions.message_bytes == 0 || self.sessions.queue_bytes == 0 {
+            return fault("sessions", "message_bytes or queue_bytes is 0: no message could pass");
+        }
+        if self.sessions.stall.is_zero() {
+            return fault("sessions.stall", "is 0: every client would be too slow");
         }
         if !self.repository.url.starts_with("file:///") && !self.repository.url.starts_with("s3://") {
             return fault("repository.url", "is neither file:///directory nor s3://bucket/prefix");

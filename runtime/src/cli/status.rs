@@ -72,6 +72,10 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
         line("pull", &super::pull::line(pull, now));
     }
     line("listeners", &status.listeners.join(", "));
+    let tcp = status.tcp.iter().map(|listener| format!("{} ({}, TCP)", listener.address, listener.name));
+    if !status.tcp.is_empty() {
+        line("", &tcp.collect::<Vec<_>>().join(", "));
+    }
     if let Some(tls) = &status.tls {
         tls_lines(tls, now, &mut line);
     }
@@ -88,6 +92,18 @@ fn text(status: &NodeStatus, now: DateTime<Utc>) -> String {
         0 => line("host", &host),
         1 => line("host", &format!("{host}, started again once after it died")),
         times => line("host", &format!("{host}, started again {times} times after it died")),
+    }
+    if let Some(open) = status.sessions.as_ref().map(|sessions| sessions.open) {
+        let kinds = [
+            (open.websocket, "WebSocket"),
+            (open.tcp, "TCP"),
+            (open.upgraded, "taken over by the application"),
+        ];
+        let kinds = kinds.iter().filter(|(count, _)| *count > 0);
+        let words: Vec<_> = kinds.map(|(count, kind)| format!("{count} {kind}")).collect();
+        if !words.is_empty() {
+            line("sessions", &words.join(", "));
+        }
     }
     if let Some(conf) = &status.conf {
         conf_lines(conf, now, &mut line);
@@ -226,6 +242,7 @@ mod tests {
     use relmgr_model::children::{ChildState, Kind, Restart, Strategy, SupervisorStatus};
     use relmgr_model::conf::{ConfError, ConfReport};
     use relmgr_model::control::{self, ChannelStatus, CurrentRelease, GenerationState, Outcome, PrevRelease};
+    use relmgr_model::sessions::{OpenSessions, SessionCounts, SessionTotals, TcpStatus};
     use relmgr_model::tls::CertificateStatus;
 
     #[test]
@@ -327,6 +344,11 @@ mod tests {
                 unwatched: None,
             }),
             admin: Some("127.0.0.1:9090".into()),
+            tcp: vec![TcpStatus { name: "line".into(), address: "127.0.0.1:7000".into() }],
+            sessions: Some(SessionCounts {
+                open: OpenSessions { websocket: 12, tcp: 3, upgraded: 1 },
+                totals: SessionTotals::default(),
+            }),
             last_operation: Some(Operation {
                 kind: control::Kind::Upgrade,
                 from: Some(version("2026.1119.80112")),

@@ -10,14 +10,18 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use relmgr_abi::abi_stable::prefix_type::WithMetadata;
 use relmgr_abi::abi_stable::std_types::{ROption, RResult, RStr, RString};
 use relmgr_abi::body::FfiBody;
+use relmgr_abi::buffer::FfiBytes;
 use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
 use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Host, HostRef, Instance, LogRecord};
+use relmgr_abi::session::{SessionOpening, SessionOutcome, SessionView};
 use relmgr_abi::tables::{FfiStore, TableFault};
 
+use super::sessions::hub::HUB;
 use crate::log::APPLICATION;
 
 /// The application's words for what is wrong with it.
@@ -88,6 +92,53 @@ pub fn state_back(instance: &Instance) -> Option<FfiFuture<RResult<(), RString>>
     Some(ask(instance, instance.functions.state_back()?))
 }
 
+/// Which long conversations it takes, as JSON; `None`: its library is of a contract without.
+pub fn sessions(instance: &Instance) -> Option<Vec<u8>> {
+    let function = instance.functions.sessions()?;
+    // A copy, since the bytes are the library's.
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data) }.to_vec())
+}
+
+/// Begins a session; `None`: its library is of a contract without.
+pub fn session_open(instance: &Instance, opening: SessionOpening<'_>) -> Option<FfiFuture<SessionOutcome>> {
+    let function = instance.functions.session_open()?;
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data, opening) })
+}
+
+/// Hands over a session's message; `None`: its library is of a contract without.
+pub fn session_message(
+    instance: &Instance,
+    session: SessionView<'_>,
+    kind: u8,
+    bytes: FfiBytes,
+) -> Option<FfiFuture<SessionOutcome>> {
+    let function = instance.functions.session_message()?;
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data, session, kind, bytes) })
+}
+
+/// Tells of a session's end; `None`: its library is of a contract without.
+pub fn session_close(
+    instance: &Instance,
+    session: SessionView<'_>,
+    code: u16,
+    reason: RStr<'_>,
+) -> Option<FfiFuture<SessionOutcome>> {
+    let function = instance.functions.session_close()?;
+    // SAFETY: as in `ask`.
+    Some(unsafe { function(instance.data, session, code, reason) })
+}
+
+/// Tells the application that its drain begins, where its library can be told.
+pub fn wind_up(instance: &Instance) {
+    if let Some(function) = instance.functions.wind_up() {
+        // SAFETY: as in `ask`.
+        unsafe { function(instance.data) }
+    }
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -129,7 +180,8 @@ pub fn hand_down(instance: &Instance) -> Option<FfiFuture<RResult<u64, RString>>
     Some(unsafe { function(instance.data) })
 }
 
-static HOST_FIELDS: WithMetadata<Host> = WithMetadata::new(Host { log, tables });
+static HOST_FIELDS: WithMetadata<Host> =
+    WithMetadata::new(Host { log, tables, session_send, session_end, session_subscribe, publish });
 
 /// The host's functions for applications.
 pub fn host_functions() -> HostRef {
@@ -149,4 +201,22 @@ extern "C" fn log(record: LogRecord) {
         4 => tracing::debug!(target: APPLICATION, release = %version, module = %target, "{message}"),
         _ => tracing::trace!(target: APPLICATION, release = %version, module = %target, "{message}"),
     }
+}
+
+// What a library hands over is copied at once: nothing of it stays in the host's hands when its generation goes.
+
+extern "C" fn session_send(id: u64, kind: u8, bytes: FfiBytes) -> u8 {
+    HUB.send(id, kind, Bytes::copy_from_slice(bytes.as_ref()))
+}
+
+extern "C" fn session_end(id: u64, code: u16, reason: RStr<'_>) -> u8 {
+    HUB.end(id, code, reason.as_str())
+}
+
+extern "C" fn session_subscribe(id: u64, topic: RStr<'_>, subscribed: bool) -> u8 {
+    HUB.subscribe(id, topic.as_str(), subscribed)
+}
+
+extern "C" fn publish(topic: RStr<'_>, kind: u8, bytes: FfiBytes) -> u64 {
+    HUB.publish(topic.as_str(), kind, &Bytes::copy_from_slice(bytes.as_ref()))
 }

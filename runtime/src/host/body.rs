@@ -82,7 +82,8 @@ pin_project! {
         /// All there is, in one piece.
         Whole { bytes: Option<Bytes>, guard: Option<RequestGuard>, turn: Turn },
         /// Read from the library. `body` goes before `guard`.
-        Stream { body: FfiBody, #[pin] purge: Option<OwnedNotified>, id: u64, guard: RequestGuard, turn: Turn },
+        /// `sized`: its head said how long it is.
+        Stream { body: FfiBody, #[pin] purge: Option<OwnedNotified>, id: u64, guard: RequestGuard, sized: bool, turn: Turn },
     }
 }
 
@@ -117,11 +118,15 @@ impl Body for ResponseBody {
             ResponseBodyView::Whole { bytes, .. } => Poll::Ready(
                 bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
             ),
-            ResponseBodyView::Stream { body, purge, id, guard, .. } => {
+            ResponseBodyView::Stream { body, purge, id, guard, sized, .. } => {
                 let generation = guard.generation();
                 match body.poll_frame(cx.waker()) {
                     FfiFrame::Pending => {
                         if poll_purge(purge, generation, *id, cx) {
+                            if !*sized && body.size_hint().upper == u64::MAX {
+                                // A stream without a set end is brought to one that its client can read.
+                                return Poll::Ready(None);
+                            }
                             let version = generation.facts.version.clone();
                             return Poll::Ready(Some(Err(BodyError::Purged(version))));
                         }

@@ -16,8 +16,9 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::mpsc;
 
 use super::Host;
-use super::front::Front;
+use super::front::{Front, Speaks};
 use super::loader::{library, sys};
+use super::sessions::hub::HUB;
 use super::tls::Tls;
 
 /// Connections that the host has not accepted when the supervisor is gone wait no longer than this for those
@@ -48,7 +49,8 @@ pub async fn serve() -> anyhow::Result<()> {
     let end = obey(&host, &mut commands, &replies).await?;
     host.stop(end.drain, end.linger).await;
     if let Some(id) = end.asked {
-        let _ = replies.send(Reply { id, result: Ok(Answer::Stopped { releases: host.counts() }) });
+        let stopped = Answer::Stopped { releases: host.counts(), sessions: HUB.counts() };
+        let _ = replies.send(Reply { id, result: Ok(stopped) });
     }
     drop((host, replies));
     // The last replies go out; the supervisor may be gone already.
@@ -129,8 +131,10 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
         Command::Retire { generation, drain_ms } => {
             host.retire(generation, Duration::from_millis(drain_ms)).await
         }
-        Command::Generations => Ok(Answer::Generations { generations: host.generations() }),
-        Command::Counts => Ok(Answer::Counts { releases: host.counts() }),
+        Command::Generations => {
+            Ok(Answer::Generations { generations: host.generations(), sessions: HUB.counts() })
+        }
+        Command::Counts => Ok(Answer::Counts { releases: host.counts(), sessions: HUB.counts() }),
         // Memory is read, and no file: it needs no other thread.
         Command::Tables => Ok(Answer::Tables { tables: super::tables::status() }),
         Command::Pulse => Ok(host.pulse()),
@@ -153,13 +157,17 @@ fn init(start: HostStart) -> anyhow::Result<(Arc<Host>, relmgr_model::settings::
     if let Some(tables) = start.tables {
         super::tables::settle(tables);
     }
+    HUB.set_limits(start.sessions);
     let limits = start.limits.clone();
     let tls = (start.secure > 0).then(|| Tls::new(&start.certificates)).transpose()?;
     let front = Front::new(start.version_path, start.limits, tls);
+    // In the order in which the supervisor passed them: those for HTTP, those of them that speak TLS last, then those
+    // for raw TCP.
     let first_secure = start.listeners.saturating_sub(start.secure);
-    let listeners = (0..start.listeners).map(|at| {
-        let listener = inherited_listener(FIRST_LISTENER_FD + at as RawFd)?;
-        anyhow::Ok((listener, at >= first_secure))
+    let http = (0..start.listeners).map(|at| if at < first_secure { Speaks::Http } else { Speaks::Https });
+    let uses = http.chain(start.tcp.into_iter().map(|tcp| Speaks::Tcp(Arc::new(tcp))));
+    let listeners = uses.enumerate().map(|(at, speaks)| {
+        inherited_listener(FIRST_LISTENER_FD + at as RawFd).map(|listener| (listener, speaks))
     });
     let listeners = listeners.collect::<Result<_, _>>()?;
     Ok((Host::new(front, listeners), limits))

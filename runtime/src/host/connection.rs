@@ -3,6 +3,7 @@
 //! The times that a client may take are kept by one sweep over all connections, not by a timer for each request:
 //! a request then costs two stores.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
@@ -43,8 +44,10 @@ impl Order {
     }
 }
 
+/// What a connection becomes when its HTTP is over.
+pub type Afterwards = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// One client's connection.
-#[derive(Debug)]
 pub struct Connection {
     clock: Arc<Clock>,
     /// Requests being answered; several with HTTP/2.
@@ -56,6 +59,7 @@ pub struct Connection {
     since: AtomicU32,
     order: AtomicU8,
     waker: AtomicWaker,
+    afterwards: Mutex<Option<Afterwards>>,
 }
 
 /// Time in ticks of a millisecond, brought forward by the sweep.
@@ -101,6 +105,22 @@ impl Connection {
         .await;
     }
 
+    /// Ready when it is told to end now.
+    pub fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
+        self.register(cx);
+        if self.order() == Order::Abort { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Says what it becomes when its HTTP is over: it was taken over.
+    pub fn set_afterwards(&self, afterwards: Afterwards) {
+        *super::lock(&self.afterwards) = Some(afterwards);
+    }
+
+    /// What it becomes; `None`: nothing, it ends.
+    pub fn take_afterwards(&self) -> Option<Afterwards> {
+        super::lock(&self.afterwards).take()
+    }
+
     fn give(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
@@ -123,7 +143,6 @@ impl Connection {
 }
 
 /// A request being answered on a connection, from its head to the end of its response.
-#[derive(Debug)]
 pub struct Turn(Arc<Connection>);
 
 impl Turn {
@@ -148,7 +167,7 @@ impl Drop for Turn {
 }
 
 /// All connections of the host.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Connections {
     clock: Arc<Clock>,
     /// What every connection was told last, for those that were accepted meanwhile.
@@ -170,6 +189,7 @@ impl Connections {
             since: AtomicU32::new(self.clock.0.load(Ordering::Relaxed)),
             order: AtomicU8::new(self.told.load(Ordering::Relaxed)),
             waker: AtomicWaker::new(),
+            afterwards: Mutex::default(),
         });
         let place = open.insert(connection.clone());
         (connection, place)

@@ -55,6 +55,9 @@ impl End {
     /// It was none of a client's.
     pub const PROBE: Self = Self(ENDS.len() as u8);
 
+    /// It was an event of a session, which is counted there.
+    pub const SESSION: Self = Self::PROBE;
+
     /// It was answered with `status`.
     pub fn of(status: u16) -> Self {
         Self(relmgr_model::counts::end_of(status) as u8)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioExecutor;
 use relmgr_abi::head::ConnectionFacts;
+use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::Limits;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +18,8 @@ use tokio::sync::{Semaphore, watch};
 use super::connection::{Connection, Connections, Order, Socket};
 use super::gate::{Gate, NoRoom};
 use super::generation::{Current, RequestGuard};
-use super::service::Service;
+use super::service::{Origin, Service};
+use super::sessions::tcp;
 use super::tls::Tls;
 
 /// How a client that knows that the server speaks HTTP/2 begins (RFC 9113, 3.4); no HTTP/1 method is `PRI`.
@@ -47,6 +49,17 @@ pub struct Front {
     permits: Arc<Semaphore>,
     accepted: AtomicU64,
     stopping: watch::Sender<bool>,
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone)]
+pub enum Speaks {
+    /// HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+    /// Raw TCP, for sessions.
+    Tcp(Arc<TcpStart>),
 }
 
 /// How a request finds the generations.
@@ -122,8 +135,8 @@ impl Front {
         Entered::Serving(guard)
     }
 
-    /// Accepts from `listener`, which speaks TLS when it is `secure`, until [`Front::stop_accepting`].
-    pub async fn accept(self: Arc<Self>, listener: TcpListener, secure: bool) {
+    /// Accepts from `listener` until [`Front::stop_accepting`].
+    pub async fn accept(self: Arc<Self>, listener: TcpListener, speaks: Speaks) {
         let mut stopping = self.stopping.subscribe();
         loop {
             let next = async {
@@ -138,10 +151,13 @@ impl Front {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let facts = facts(&stream, peer, secure);
-                    let front = self.clone();
+                    let facts = facts(&stream, peer, matches!(speaks, Speaks::Https));
+                    let (front, speaks) = (self.clone(), speaks.clone());
                     tokio::spawn(async move {
-                        front.serve(stream, facts).await;
+                        match speaks {
+                            Speaks::Http | Speaks::Https => front.serve(stream, facts).await,
+                            Speaks::Tcp(start) => front.serve_tcp(&start, stream, facts).await,
+                        }
                         drop(permit);
                     });
                 }
@@ -171,6 +187,15 @@ impl Front {
         self.connections.closed(place);
     }
 
+    async fn serve_tcp(self: Arc<Self>, start: &TcpStart, stream: TcpStream, facts: ConnectionFacts) {
+        let (connection, place) = self.connections.open();
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection without nodelay");
+        }
+        tcp::serve(self.clone(), start, stream, facts, &connection).await;
+        self.connections.closed(place);
+    }
+
     async fn speak(
         self: Arc<Self>,
         stream: TcpStream,
@@ -184,7 +209,7 @@ impl Front {
                 http2 = speaks_http2(&stream) => http2?,
                 () = connection.told() => return Ok(()),
             };
-            let service = Service::new(self, connection.clone(), facts, None, number);
+            let service = Service::new(self, connection.clone(), Origin { facts, tls: None }, number);
             return exchange(stream, service, connection, http2).await;
         };
         // The time for a request's head is the handshake's, too.
@@ -193,7 +218,8 @@ impl Front {
             () = connection.told() => return Ok(()),
         };
         let http2 = agreed.is_http2();
-        let service = Service::new(self, connection.clone(), facts, Some(Arc::new(agreed)), number);
+        let origin = Origin { facts, tls: Some(Arc::new(agreed)) };
+        let service = Service::new(self, connection.clone(), origin, number);
         exchange(stream, service, connection, http2).await
     }
 }
@@ -223,10 +249,13 @@ where
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.max_buf_size(header_bytes);
-        serve_until_told(connection, builder.serve_connection(socket, service), |served| {
-            served.graceful_shutdown();
-        })
-        .await?;
+        let serving = builder.serve_connection(socket, service).with_upgrades();
+        let served = serve_until_told(connection, serving, |served| served.graceful_shutdown()).await;
+        // What took the connection over goes on in its place, under its permit.
+        if let Some(afterwards) = connection.take_afterwards() {
+            afterwards.await;
+        }
+        served?;
     }
     Ok(())
 }

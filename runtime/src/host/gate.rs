@@ -53,6 +53,16 @@ impl Gate {
         Hold { gate: self.clone(), since: Instant::now() }
     }
 
+    /// Waits until the gate is open.
+    pub async fn opened(&self) {
+        let mut opened = pin!(self.opened.notified());
+        // In the queue first: an opening in between is seen by one of the two.
+        opened.as_mut().enable();
+        if self.is_shut() {
+            opened.await;
+        }
+    }
+
     /// A place among those that wait.
     ///
     /// # Errors
@@ -74,12 +84,7 @@ pub struct Place<'a>(&'a Gate);
 impl Place<'_> {
     /// Waits until the gate is open.
     pub async fn opened(&self) {
-        let mut opened = pin!(self.0.opened.notified());
-        // In the queue first: an opening in between is seen by one of the two.
-        opened.as_mut().enable();
-        if self.0.is_shut() {
-            opened.await;
-        }
+        self.0.opened().await;
     }
 }
 

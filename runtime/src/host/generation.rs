@@ -7,20 +7,22 @@
 //! * Whatever else came from the library (bytes that hyper has yet to write, a waker that hyper keeps) holds the
 //!   mapped [`Library`]. Who can unwrap that `Arc` may unmap it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use chrono::{DateTime, Utc};
 use http::StatusCode;
-use relmgr_abi::abi_stable::std_types::{ROption, RResult, RString};
+use relmgr_abi::abi_stable::std_types::{ROption, RResult, RStr, RString};
 use relmgr_abi::body::FfiBody;
+use relmgr_abi::buffer::FfiBytes;
 use relmgr_abi::children::Node;
 use relmgr_abi::future::{FfiFuture, Poll as FfiPoll};
 use relmgr_abi::head::{RequestHead, Response};
 use relmgr_abi::root::{Instance, StartArgs};
+use relmgr_abi::session::{Offer, SessionOpening, SessionOutcome, SessionView};
 use relmgr_model::Version;
 use relmgr_model::control::{GenerationState, GenerationStatus};
 use relmgr_model::counts::Counts;
@@ -48,6 +50,7 @@ pub struct Generation {
     pub facts: Arc<Facts>,
     purged: AtomicBool,
     purges: [Arc<Notify>; PURGES],
+    offer: OnceLock<Offer>,
 }
 
 /// What is said of a generation, also when it is gone.
@@ -272,6 +275,7 @@ impl Generation {
             facts: Arc::new(facts),
             purged: AtomicBool::new(false),
             purges,
+            offer: OnceLock::new(),
         })
     }
 
@@ -314,6 +318,47 @@ impl Generation {
     /// Answers a request.
     pub fn call(&self, head: RequestHead<'_>, body: ROption<FfiBody>) -> FfiFuture<Response> {
         app::call(&self.instance, head, body)
+    }
+
+    /// Which long conversations it takes. To be asked for first when it has started.
+    pub fn offer(&self) -> &Offer {
+        self.offer.get_or_init(|| {
+            let Some(offer) = app::sessions(&self.instance) else { return Offer::default() };
+            serde_json::from_slice(&offer).unwrap_or_else(|error| {
+                tracing::warn!(version = %self.facts.version, %error, "its sessions are told in no form that is known");
+                Offer::default()
+            })
+        })
+    }
+
+    /// Begins a session; `None`: its library is of a contract without sessions.
+    pub fn session_open(&self, opening: SessionOpening<'_>) -> Option<FfiFuture<SessionOutcome>> {
+        app::session_open(&self.instance, opening)
+    }
+
+    /// Hands over a session's message; `None`: its library is of a contract without sessions.
+    pub fn session_message(
+        &self,
+        session: SessionView<'_>,
+        kind: u8,
+        bytes: FfiBytes,
+    ) -> Option<FfiFuture<SessionOutcome>> {
+        app::session_message(&self.instance, session, kind, bytes)
+    }
+
+    /// Tells of a session's end; `None`: its library is of a contract without sessions.
+    pub fn session_close(
+        &self,
+        session: SessionView<'_>,
+        code: u16,
+        reason: RStr<'_>,
+    ) -> Option<FfiFuture<SessionOutcome>> {
+        app::session_close(&self.instance, session, code, reason)
+    }
+
+    /// Tells the application that its drain begins.
+    pub fn wind_up(&self) {
+        app::wind_up(&self.instance);
     }
 
     /// Starts the background children.
@@ -425,6 +470,12 @@ impl RequestGuard {
     pub fn of_probe(generation: Arc<Generation>) -> Self {
         generation.facts.begun.add();
         Self { generation: Guard::from_inner(Some(generation)), end: End::PROBE, handled: false }
+    }
+
+    /// Counts in a session's event, which is no request; `None`: no generation serves.
+    pub fn of_session(generation: Guard<Option<Arc<Generation>>>) -> Option<Self> {
+        generation.as_ref()?.facts.begun.add();
+        Some(Self { generation, end: End::SESSION, handled: false })
     }
 
     /// Counts a request in; `None`: no generation serves.

@@ -6,6 +6,7 @@
 //! front      accepts, connections and their limits
 //!   └─ service   one atomic load, one call into the current generation
 //!        ├─ gate   where requests wait for a code change
+//!        ├─ sessions  conversations that live across swaps
 //!        └─ generation, body, measures, counter   what holds what, what is counted
 //! loader     the room for unsafe: open, take over, unmap
 //! ```
@@ -30,6 +31,7 @@ pub mod probe;
 pub mod retire;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod service;
+pub mod sessions;
 pub mod state;
 mod tables;
 pub mod tls;
@@ -46,6 +48,7 @@ use relmgr_model::counts::{Counts, KEPT, ReleaseCounts};
 use relmgr_model::host::{Answer, CodeChange, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
 use relmgr_model::probation::Sample;
+use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::Upgrade;
 use relmgr_model::tls::CertificatePair;
 use tokio::net::TcpListener;
@@ -55,17 +58,21 @@ use generation::{Facts, Generation, StartError};
 use lend::Lending;
 use loader::threads;
 use retire::{Retired, on_thread, retire};
+use sessions::hub::HUB;
 
 /// Locks without minding a panic under the lock: every value behind one is whole at every point.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A listening socket; with what it is for where that is no HTTP.
+pub type Listening = (TcpListener, Speaks);
+
 /// The host's generations.
 pub struct Host {
     front: Arc<Front>,
-    /// Taken when accepting begins; which of them speak TLS.
-    listeners: Mutex<Vec<(TcpListener, bool)>>,
+    /// Taken when accepting begins.
+    listeners: Mutex<Vec<Listening>>,
     next: AtomicU64,
     /// Generations that may become current, and the one that is.
     live: Mutex<BTreeMap<u64, Arc<Generation>>>,
@@ -114,7 +121,7 @@ impl Known {
 }
 
 impl Host {
-    fn new(front: Arc<Front>, listeners: Vec<(TcpListener, bool)>) -> Arc<Self> {
+    fn new(front: Arc<Front>, listeners: Vec<Listening>) -> Arc<Self> {
         let (live, known) = (Mutex::default(), Mutex::default());
         let (next, lending) = (AtomicU64::new(1), Mutex::default());
         Arc::new(Self { front, listeners: Mutex::new(listeners), next, live, known, lending })
@@ -122,8 +129,8 @@ impl Host {
 
     /// Begins to accept, once.
     fn accept(&self) {
-        for (listener, secure) in std::mem::take(&mut *lock(&self.listeners)) {
-            tokio::spawn(self.front.clone().accept(listener, secure));
+        for (listener, speaks) in std::mem::take(&mut *lock(&self.listeners)) {
+            tokio::spawn(self.front.clone().accept(listener, speaks));
         }
     }
 
@@ -145,7 +152,11 @@ impl Host {
         lock(&self.live).insert(id, generation.clone());
         match generation.started(deadline).await {
             Ok(()) => match self.hand_down(deadline).await {
-                Ok(()) => Ok(Answer::Loaded { generation: id }),
+                Ok(()) => {
+                    // Asked for here, so that no request is the first to ask.
+                    generation.offer();
+                    Ok(Answer::Loaded { generation: id })
+                }
                 Err(error) => {
                     drop(generation);
                     self.retire(id, Duration::ZERO).await?;
@@ -316,6 +327,8 @@ impl Host {
         }
         let generation = self.live(id)?;
         lock(&self.live).remove(&id);
+        generation.wind_up();
+        sessions::closing::end_strangers_of(self.front.clone(), drain);
         let host = self.clone();
         let gone = move || lock(&host.known).unload(id);
         let Retired { cut, stop_left, pinned } = retire(generation, drain, gone).await;
@@ -352,18 +365,28 @@ impl Host {
         let begun = Instant::now();
         self.front.stop_accepting();
         let left = self.leave_state();
+        let current = self.front.current.load_full();
+        if let Some(current) = current.as_ref().or(left.as_ref()) {
+            current.wind_up();
+        }
+        drop(current);
         let connections = &self.front.connections;
         let closed = || connections.count() == 0;
-        // A state that is with the other host leaves nothing here that could answer.
-        if linger && left.is_none() {
-            connections.give_all(connection::Order::Last);
-            if !retire::until(drain / 2, closed).await {
-                connections.finish_spread(drain * 2 / 5).await;
+        let closing = async {
+            // A state that is with the other host leaves nothing here that could answer.
+            if linger && left.is_none() {
+                connections.give_all(connection::Order::Last);
+                if !retire::until(drain / 2, closed).await {
+                    connections.finish_spread(drain * 2 / 5).await;
+                }
+            } else {
+                connections.give_all(connection::Order::Finish);
             }
-        } else {
-            connections.give_all(connection::Order::Finish);
-        }
-        if !retire::until(drain.saturating_sub(begun.elapsed()), closed).await {
+            retire::until(drain.saturating_sub(begun.elapsed()), closed).await
+        };
+        // The last sessions have a little time left for their last words.
+        let (all_closed, ()) = tokio::join!(closing, HUB.end_all(drain.mul_f64(0.9)));
+        if !all_closed {
             tracing::warn!(
                 open = self.front.connections.count(),
                 "connections are cut at the drain deadline"

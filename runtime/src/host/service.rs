@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Buf;
-use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -18,6 +19,7 @@ use relmgr_abi::abi_stable::std_types::{RSlice, RStr};
 use relmgr_abi::body::FfiBody;
 use relmgr_abi::fields;
 use relmgr_abi::head::{ConnectionFacts, FieldView, RequestHead, Response as FfiResponse};
+use relmgr_abi::session::Kind;
 use relmgr_model::settings::Limits;
 use smallvec::SmallVec;
 use tokio::sync::futures::OwnedNotified;
@@ -27,35 +29,37 @@ use super::connection::{Connection, Turn};
 use super::front::{Entered, Front, Refused};
 use super::generation::{Generation, Held, RequestGuard};
 use super::measures::Measures;
+use super::sessions::upgraded::{self, Taking};
+use super::sessions::websocket::{self, Beginning};
 use super::tls::TlsFacts;
 
 /// Requests with more fields take one allocation: browsers send about 20.
 const USUAL_FIELDS: usize = 32;
 
+/// Where a connection comes from.
+#[derive(Clone)]
+pub struct Origin {
+    /// Its addresses.
+    pub facts: ConnectionFacts,
+    /// What was agreed on, where it is encrypted.
+    pub tls: Option<Arc<TlsFacts>>,
+}
+
 /// What answers the requests of one connection.
 pub struct Service {
     front: Arc<Front>,
     connection: Arc<Connection>,
-    facts: ConnectionFacts,
-    tls: Option<Arc<TlsFacts>>,
+    origin: Origin,
     /// The number of the next request: the connection's in the upper bits.
     next_id: Cell<u64>,
 }
 
 impl Service {
     /// `number` is the connection's, from 1.
-    pub fn new(
-        front: Arc<Front>,
-        connection: Arc<Connection>,
-        facts: ConnectionFacts,
-        tls: Option<Arc<TlsFacts>>,
-        number: u64,
-    ) -> Self {
-        Self { front, connection, facts, tls, next_id: Cell::new(number << 24) }
+    pub fn new(front: Arc<Front>, connection: Arc<Connection>, origin: Origin, number: u64) -> Self {
+        Self { front, connection, origin, next_id: Cell::new(number << 24) }
     }
-}
 
-impl Service {
     /// What a client may take up.
     pub fn limits(&self) -> &Limits {
         &self.front.limits
@@ -83,17 +87,27 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         }
         let id = self.next_id.get();
         self.next_id.set(id + 1);
+        let upgrading = request.version() == Version::HTTP_11
+            && request.headers().contains_key(UPGRADE)
+            && request.body().is_end_stream();
+        if upgrading && takes_session(generation, &request) {
+            return Answer::Apart { answer: self.begin_session(request, id, turn) };
+        }
         match self.front.try_enter() {
-            Entered::Serving(guard) => {
-                dispatch(guard, request, (&self.facts, self.tls.as_deref()), id, limit, turn)
+            Entered::Serving(guard) if upgrading && guard.generation().offer().upgrades => {
+                Answer::Apart { answer: hand_over(self.asking(id), guard, request, turn) }
             }
+            Entered::Serving(guard) => dispatch(guard, request, &self.origin, id, limit, turn),
             Entered::Nobody => Answer::ready(refused(Refused::Nobody, turn)),
             Entered::Shut => {
-                let (front, facts, tls) = (self.front.clone(), self.facts, self.tls.clone());
+                let (front, asking) = (self.front.clone(), self.asking(id));
                 Answer::Held {
                     waiting: Box::pin(async move {
                         match front.enter().await {
-                            Ok(guard) => dispatch(guard, request, (&facts, tls.as_deref()), id, limit, turn),
+                            Ok(guard) if upgrading && guard.generation().offer().upgrades => {
+                                Answer::Apart { answer: hand_over(asking, guard, request, turn) }
+                            }
+                            Ok(guard) => dispatch(guard, request, &asking.origin, id, limit, turn),
                             Err(reason) => Answer::ready(refused(reason, turn)),
                         }
                     }),
@@ -103,22 +117,83 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-fn dispatch(
-    guard: RequestGuard,
-    request: Request<Incoming>,
-    (facts, tls): (&ConnectionFacts, Option<&TlsFacts>),
+/// Whether the host itself takes the connection over, for a session.
+fn takes_session(generation: &Generation, request: &Request<Incoming>) -> bool {
+    websocket::is_asked_for(request.method(), request.headers())
+        && generation.offer().find(Kind::Websocket, request.uri().path()).is_some()
+}
+
+/// A request of one connection.
+struct Asking {
+    connection: Arc<Connection>,
+    origin: Origin,
     id: u64,
-    limit: u64,
-    turn: Turn,
-) -> Answer {
-    let (head, body) = request.into_parts();
-    let border = tls.filter(|_| guard.generation().knows_border_fields).map(TlsFacts::fields);
+}
+
+impl Service {
+    fn asking(&self, id: u64) -> Asking {
+        Asking { connection: self.connection.clone(), origin: self.origin.clone(), id }
+    }
+
+    fn begin_session(&self, mut request: Request<Incoming>, id: u64, turn: Turn) -> Apart {
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let (head, _) = request.into_parts();
+        let beginning = Beginning {
+            front: self.front.clone(),
+            connection: self.connection.clone(),
+            origin: self.origin.clone(),
+            request_id: id,
+        };
+        Box::pin(websocket::begin(beginning, head, on_upgrade, turn))
+    }
+}
+
+/// Has the application answer a request whose connection it may take over.
+fn hand_over(asking: Asking, guard: RequestGuard, mut request: Request<Incoming>, turn: Turn) -> Apart {
+    let Asking { connection, origin, id } = asking;
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    let websocket = websocket::is_asked_for(request.method(), request.headers());
+    let (head, _) = request.into_parts();
+    let (feed, source) = upgraded::source(guard.generation().mapping());
+    let body = Some(FfiBody::new(source));
+    let generation = guard.generation();
+    let future = with_head(&head, &origin, generation, id, |head| generation.call(head, body.into()));
+    let held = Some(Held::new(future, guard));
+    let answer = Answer::Waiting { held, begun: Measures::begin(id), purge: None, id, turn: Some(turn) };
+    Box::pin(async move {
+        let mut answer = pin!(answer);
+        let Ok(response) = answer.as_mut().await;
+        let (head, body) = response.into_parts();
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Response::from_parts(head, body);
+        }
+        let ResponseBody::Stream { body, guard, turn, .. } = body else {
+            let text = "the application's answer takes nothing over\n".to_owned();
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, text, Turn::begin(&connection));
+        };
+        let held = Turn::begin(&connection);
+        let taking = Taking { on_upgrade, feed, body, guard, id, websocket, held };
+        connection.set_afterwards(Box::pin(upgraded::run(taking, connection.clone())));
+        Response::from_parts(head, ResponseBody::Whole { bytes: None, guard: None, turn })
+    })
+}
+
+/// Lends `head` to `call` as it crosses the border to `generation`.
+pub fn with_head<R>(
+    head: &Parts,
+    origin: &Origin,
+    generation: &Generation,
+    id: u64,
+    call: impl FnOnce(RequestHead<'_>) -> R,
+) -> R {
+    let tls = origin.tls.as_deref().filter(|_| generation.knows_border_fields);
+    let border = tls.map(TlsFacts::fields);
     let own = head.headers.iter().map(|(name, value)| FieldView {
         name: RStr::from_str(name.as_str()),
         value: RSlice::from_slice(value.as_bytes()),
     });
     let fields: SmallVec<[FieldView<'_>; USUAL_FIELDS]> = border.into_iter().flatten().chain(own).collect();
-    let ffi_head = RequestHead {
+    call(RequestHead {
         method: RStr::from_str(head.method.as_str()),
         scheme: text(head.uri.scheme_str()),
         authority: text(head.uri.authority().map(http::uri::Authority::as_str)),
@@ -129,16 +204,30 @@ fn dispatch(
             _ => 11,
         },
         fields: RSlice::from_slice(&fields),
-        connection: *facts,
+        connection: origin.facts,
         request_id: id,
-    };
+    })
+}
+
+fn dispatch(
+    guard: RequestGuard,
+    request: Request<Incoming>,
+    origin: &Origin,
+    id: u64,
+    limit: u64,
+    turn: Turn,
+) -> Answer {
+    let (head, body) = request.into_parts();
     let generation = guard.generation();
     let body = (!body.is_end_stream())
         .then(|| FfiBody::new(RequestSource::new(body, limit, generation.mapping().clone())));
-    let future = generation.call(ffi_head, body.into());
+    let future = with_head(&head, origin, generation, id, |head| generation.call(head, body.into()));
     let (held, begun) = (Some(Held::new(future, guard)), Measures::begin(id));
     Answer::Waiting { held, begun, purge: None, id, turn: Some(turn) }
 }
+
+/// An answer that may take the connection over.
+type Apart = Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>;
 
 pin_project! {
     /// A request being answered.
@@ -148,6 +237,8 @@ pin_project! {
         Ready { response: Option<Response<ResponseBody>> },
         /// When the code change is over that is under way.
         Held { waiting: Pin<Box<dyn Future<Output = Answer> + Send>> },
+        /// One that may take the connection over.
+        Apart { answer: Apart },
         /// By a generation.
         Waiting { held: Option<Held<FfiResponse>>, begun: Option<Instant>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
     }
@@ -176,6 +267,7 @@ impl Future for Answer {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,
             },
+            AnswerView::Apart { answer } => answer.as_mut().poll(cx).map(Ok),
             AnswerView::Waiting { held, begun, purge, id, turn } => {
                 let Some(running) = held.as_mut() else { return Poll::Pending };
                 let polled = running.poll(cx);
@@ -225,7 +317,10 @@ fn answer(response: FfiResponse, mut guard: RequestGuard, id: u64, turn: Turn) -
         guard.generation().facts.measures.failed();
     }
     let body = match (response.body.into_option(), response.whole.into_option()) {
-        (Some(body), _) => ResponseBody::Stream { body, purge: None, id, guard, turn },
+        (Some(body), _) => {
+            let sized = headers.contains_key(CONTENT_LENGTH);
+            ResponseBody::Stream { body, purge: None, id, guard, sized, turn }
+        }
         (None, Some(held)) => {
             let bytes = Some(HeldBytes::wrap(held, guard.generation().mapping()));
             ResponseBody::Whole { bytes, guard: Some(guard), turn }
@@ -248,7 +343,8 @@ fn text(text: Option<&str>) -> RStr<'_> {
     RStr::from_str(text.unwrap_or(""))
 }
 
-fn plain(status: StatusCode, text: String, turn: Turn) -> Response<ResponseBody> {
+/// A response of the host's own.
+pub fn plain(status: StatusCode, text: String, turn: Turn) -> Response<ResponseBody> {
     let is_last = turn.is_last();
     let mut response = Response::new(ResponseBody::Whole { bytes: Some(text.into()), guard: None, turn });
     *response.status_mut() = status;

@@ -16,6 +16,7 @@ use relmgr_model::counts::ReleaseCounts;
 use relmgr_model::host::{
     Answer, CHANNEL_FD, Command, Envelope, FIRST_LISTENER_FD, HostError, HostStart, Reply,
 };
+use relmgr_model::sessions::SessionCounts;
 use relmgr_model::settings::LogFormat;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -112,7 +113,7 @@ pub struct Left {
 }
 
 /// What a host that stopped had answered in its life.
-type Farewell = Arc<OnceLock<Vec<ReleaseCounts>>>;
+type Farewell = Arc<OnceLock<(Vec<ReleaseCounts>, SessionCounts)>>;
 
 /// Why the supervisor killed it.
 type Blame = Arc<OnceLock<String>>;
@@ -306,7 +307,7 @@ impl HostProcess {
     }
 
     /// What it had answered in its life; `None`: it has not stopped, or died without a word.
-    pub fn farewell(&self) -> Option<Vec<ReleaseCounts>> {
+    pub fn farewell(&self) -> Option<(Vec<ReleaseCounts>, SessionCounts)> {
         self.farewell.get().cloned()
     }
 
@@ -367,8 +368,8 @@ async fn read_replies(reader: OwnedReadHalf, pending: Pending, farewell: Farewel
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str::<Reply>(&line) {
             Ok(reply) => {
-                if let Ok(Answer::Stopped { releases }) = &reply.result {
-                    let _ = farewell.set(releases.clone());
+                if let Ok(Answer::Stopped { releases, sessions }) = &reply.result {
+                    let _ = farewell.set((releases.clone(), sessions.clone()));
                 }
                 if let Some(waiting) = lock(&pending).remove(&reply.id) {
                     let _ = waiting.send(reply.result);

@@ -45,6 +45,7 @@ use chrono::Utc;
 use nix::fcntl::{Flock, FlockArg};
 use relmgr_model::home::Home;
 use relmgr_model::record::{HistoryEntry, NodeRecord, OperationRecord};
+use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::{Settings, SettingsError};
 use relmgr_model::takeover::Takeover;
 use relmgr_store::journal::{self, JournalError};
@@ -56,7 +57,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use handler::{By, OperationError, note_for_pull};
 use listeners::{BindError, Listener};
-use node::{End, Held, Node};
+use node::{End, Held, Node, Sockets};
 use tell::Webhooks;
 
 pub use takeover::{Received, ReceivedError, answer as takeover_check, received};
@@ -232,6 +233,12 @@ async fn begin(home: Home, settings: Settings, repository: Repository) -> Result
         tracing::info!(address = %listener.address, tls = listener.secure, "listening");
         listeners.push(listener);
     }
+    let mut tcp = vec![];
+    for (name, listen) in &settings.listen.tcp {
+        let listener = bind(listen.address, "listen.tcp").await?;
+        tracing::info!(address = %listener.address, name, "listening for raw TCP");
+        tcp.push((TcpStart { name: name.clone(), framing: listen.framing }, listener));
+    }
     let certificates = tls::Account::load(&home, &settings.tls, Utc::now());
     certificates.usable()?;
     // No host has it, so there is none to wait for.
@@ -239,7 +246,8 @@ async fn begin(home: Home, settings: Settings, repository: Repository) -> Result
     let control = control::bind(&home.control_socket()).map_err(io(home.control_socket(), "written"))?;
     let held = Held { lock, control: control.into() };
     let webhooks = start_webhooks(&home, &settings)?;
-    let node = Node::new(home, settings, repository, webhooks, record, (listeners, admin), held, Utc::now());
+    let sockets = Sockets { listeners, tcp, admin };
+    let node = Node::new(home, settings, repository, webhooks, record, sockets, held, Utc::now());
     node.with(|state| state.tls = certificates);
     Ok(node)
 }
@@ -257,13 +265,20 @@ fn inherit(
     let lock = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock);
     let lock = lock.map_err(|(_, error)| RunError::Takeover(error.into()))?;
     let record = journal::load(&home, &settings.app)?;
-    // In the order of the settings: those that speak TLS last.
+    // In the order of the settings: HTTP, TLS, raw TCP.
     let plain = settings.listen.http.len();
     let listeners =
         listeners.into_iter().enumerate().map(|(at, socket)| Listener::inherited(socket, at >= plain));
-    let listeners = listeners.collect::<Result<_, _>>();
+    let listeners: Result<Vec<_>, _> = listeners.collect();
+    let mut listeners = listeners.map_err(RunError::Takeover)?;
+    let http = listeners.len().saturating_sub(settings.listen.tcp.len());
+    let starts = settings.listen.tcp.iter();
+    let starts = starts.map(|(name, listen)| TcpStart { name: name.clone(), framing: listen.framing });
+    let plain_tcp =
+        listeners.split_off(http).into_iter().map(|listener| Listener { secure: false, ..listener });
+    let tcp = starts.zip(plain_tcp).collect();
     let admin = admin.map(|socket| Listener::inherited(socket, false)).transpose();
-    let sockets = (listeners.map_err(RunError::Takeover)?, admin.map_err(RunError::Takeover)?);
+    let sockets = Sockets { listeners, tcp, admin: admin.map_err(RunError::Takeover)? };
     let held = Held { lock, control };
     let webhooks = start_webhooks(&home, &settings)?;
     // Where none can be served the new host does not come up, and the old one goes on with those that it has.

@@ -21,6 +21,7 @@ use relmgr_model::host::{Answer, Command, HostStart, TablesStart};
 use relmgr_model::manifest::AbiVersion;
 use relmgr_model::plan::{Facts, Machine};
 use relmgr_model::record::NodeRecord;
+use relmgr_model::sessions::{SessionCounts, TcpStart, TcpStatus};
 use relmgr_model::settings::Settings;
 use relmgr_model::status::Status;
 use relmgr_model::tables::TablesStatus;
@@ -56,6 +57,8 @@ pub struct Node {
     pub machine: Machine,
     /// The listening sockets.
     pub listeners: Vec<Listener>,
+    /// Those for raw TCP, and what for.
+    pub tcp: Vec<(TcpStart, Listener)>,
     /// The admin listener's socket.
     pub admin: Option<Listener>,
     /// What is counted for who watches.
@@ -103,6 +106,16 @@ impl Drop for Child {
     fn drop(&mut self) {
         lock(&self.among).remove(&self.pid);
     }
+}
+
+/// The sockets that a node listens on.
+pub struct Sockets {
+    /// Public, for HTTP: those that speak TLS last.
+    pub listeners: Vec<Listener>,
+    /// Public, for raw TCP.
+    pub tcp: Vec<(TcpStart, Listener)>,
+    /// For who watches.
+    pub admin: Option<Listener>,
 }
 
 /// Why a node ends.
@@ -213,11 +226,11 @@ impl Node {
         repository: Repository,
         webhooks: Webhooks,
         record: NodeRecord,
-        sockets: (Vec<Listener>, Option<Listener>),
+        sockets: Sockets,
         held: Held,
         started_at: DateTime<Utc>,
     ) -> Arc<Self> {
-        let (listeners, admin) = sockets;
+        let Sockets { listeners, tcp, admin } = sockets;
         let machine = Machine {
             app: settings.app.clone(),
             target: TARGET.into(),
@@ -250,6 +263,7 @@ impl Node {
             webhooks,
             machine,
             listeners,
+            tcp,
             admin,
             metrics: Metrics::default(),
             operations: tokio::sync::Mutex::new(()),
@@ -331,14 +345,17 @@ impl Node {
     /// [`SpawnError`], or that it died at once.
     pub async fn start_host(&self) -> Result<Arc<HostProcess>, HostStartError> {
         self.with(|state| state.tls.usable())?;
-        let lent = self.listeners.iter().map(Listener::lend).collect::<Result<Vec<_>, _>>();
+        let sockets = self.listeners.iter().chain(self.tcp.iter().map(|(_, listener)| listener));
+        let lent = sockets.map(Listener::lend).collect::<Result<Vec<_>, _>>();
         let host = HostProcess::spawn(lent.map_err(SpawnError::from)?, self.settings.log.format)?;
         let start = HostStart {
             listeners: self.listeners.len(),
             secure: self.listeners.iter().filter(|listener| listener.secure).count(),
             certificates: self.with(|state| state.tls.pairs()),
+            tcp: self.tcp.iter().map(|(start, _)| start.clone()).collect(),
             version_path: self.settings.http.version_path.clone(),
             limits: self.settings.http.limits.clone(),
+            sessions: self.settings.sessions.clone(),
             unload: self.settings.loader.unload,
             tables: Some(TablesStart { home: absolute(&self.home), settings: self.settings.tables.clone() }),
         };
@@ -387,7 +404,11 @@ impl Node {
 
     /// The answer to `status`.
     pub async fn status(&self) -> NodeStatus {
-        let (generations, tables) = tokio::join!(self.generations(), self.tables());
+        let ((generations, sessions), tables) = tokio::join!(self.loaded(), self.tables());
+        let tcp = self.tcp.iter().map(|(start, listener)| TcpStatus {
+            name: start.name.clone(),
+            address: listener.address.to_string(),
+        });
         let addresses = |secure| {
             let of_kind = self.listeners.iter().filter(move |listener| listener.secure == secure);
             of_kind.map(|listener| listener.address.to_string()).collect::<Vec<_>>()
@@ -417,6 +438,8 @@ impl Node {
                 listeners: addresses(false),
                 tls: state.tls.status(addresses(true)),
                 admin: self.admin.as_ref().map(|listener| listener.address.to_string()),
+                tcp: tcp.collect(),
+                sessions,
                 last_operation: state.last_operation.clone(),
                 conf: state.conf_status(),
                 channel: self.channel_status(&state.record),
@@ -444,19 +467,19 @@ impl Node {
         }
     }
 
-    async fn generations(&self) -> Vec<GenerationStatus> {
-        let Some(host) = self.host() else { return vec![] };
+    async fn loaded(&self) -> (Vec<GenerationStatus>, Option<SessionCounts>) {
+        let Some(host) = self.host() else { return (vec![], None) };
         // A host whose workers are all stuck must not keep `status` from answering.
         let asked = tokio::time::timeout(std::time::Duration::from_secs(1), host.call(Command::Generations));
         match asked.await {
-            Ok(Ok(Answer::Generations { mut generations })) => {
+            Ok(Ok(Answer::Generations { mut generations, sessions })) => {
                 let redact = |words: &str| self.redact(words);
                 for generation in &mut generations {
                     generation.reword(&redact);
                 }
-                generations
+                (generations, Some(sessions))
             }
-            _ => vec![],
+            _ => (vec![], None),
         }
     }
 

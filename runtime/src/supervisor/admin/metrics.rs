@@ -10,6 +10,7 @@ use prometheus::{Error, TextEncoder};
 use relmgr_model::Version;
 use relmgr_model::control::{GenerationState, Kind, NodeStatus, Outcome, Phase, TlsStatus};
 use relmgr_model::counts::{Counts, ENDS};
+use relmgr_model::sessions::{ENDS as ENDS_OF_SESSIONS, SessionTotals};
 use relmgr_model::tls::CertificateStatus;
 
 use super::super::node::Node;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub status: NodeStatus,
     /// What was answered, by release.
     pub answers: BTreeMap<Version, Counts>,
+    /// What became of sessions.
+    pub sessions: SessionTotals,
     /// The operations that ended.
     pub operations: Operations,
     /// Reloads that changed something.
@@ -58,6 +61,7 @@ pub async fn snapshot(node: &Arc<Node>) -> Snapshot {
     Snapshot {
         status,
         answers: node.metrics.answers(),
+        sessions: node.metrics.sessions(),
         operations: node.metrics.operations(),
         reloads,
         refused,
@@ -80,6 +84,7 @@ pub fn render(snapshot: &Snapshot) -> Result<String, Error> {
 fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     let mut families = of_node(&snapshot.status);
     families.extend(of_requests(snapshot));
+    families.extend(of_sessions(snapshot));
     families.extend(of_operations(&snapshot.operations));
     families.extend(of_conf(snapshot));
     families.extend(snapshot.status.tls.iter().flat_map(of_tls));
@@ -199,6 +204,43 @@ fn of_requests(snapshot: &Snapshot) -> Vec<MetricFamily> {
             "Requests that are being answered, by release",
             MetricType::GAUGE,
             in_flight.collect(),
+        ),
+    ]
+}
+
+fn of_sessions(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let open = snapshot.status.sessions.as_ref().map(|sessions| sessions.open).unwrap_or_default();
+    let open = [("websocket", open.websocket), ("tcp", open.tcp), ("upgraded", open.upgraded)];
+    let SessionTotals { begun, received, sent, ended } = &snapshot.sessions;
+    let messages = [("received", *received), ("sent", *sent)];
+    let ended = ENDS_OF_SESSIONS.iter().map(|end| {
+        let count = ended.get(*end).copied().unwrap_or_default();
+        counter(&[("reason", end)], count)
+    });
+    vec![
+        family(
+            "relmgr_sessions",
+            "Open sessions; upgraded: connections that the application took over, which end with their release",
+            MetricType::GAUGE,
+            open.map(|(kind, count)| gauge(&[("kind", kind)], count as f64)).into(),
+        ),
+        family(
+            "relmgr_sessions_begun_total",
+            "Sessions that began",
+            MetricType::COUNTER,
+            vec![counter(&[], *begun)],
+        ),
+        family(
+            "relmgr_session_messages_total",
+            "Messages of sessions, from clients and to them",
+            MetricType::COUNTER,
+            messages.map(|(direction, count)| counter(&[("direction", direction)], count)).into(),
+        ),
+        family(
+            "relmgr_sessions_ended_total",
+            "Sessions that ended, by why",
+            MetricType::COUNTER,
+            ended.collect(),
         ),
     ]
 }

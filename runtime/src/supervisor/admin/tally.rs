@@ -11,6 +11,7 @@ use relmgr_model::Version;
 use relmgr_model::control::{Kind, Outcome};
 use relmgr_model::counts::{Counts, KEPT, ReleaseCounts};
 use relmgr_model::host::{Answer, Command};
+use relmgr_model::sessions::SessionTotals;
 
 use super::super::host_process::HostProcess;
 use super::super::lock;
@@ -28,6 +29,7 @@ pub const BOUNDS: [f64; 14] =
 #[derive(Debug, Default)]
 pub struct Metrics {
     answers: Mutex<Answers>,
+    sessions: Mutex<Sessions>,
     operations: Mutex<Operations>,
 }
 
@@ -118,7 +120,39 @@ impl Answers {
     }
 }
 
+/// What became of sessions.
+#[derive(Debug, Default)]
+struct Sessions {
+    /// In hosts that have ended.
+    before: SessionTotals,
+    /// In each host that lives, by its process.
+    hosts: BTreeMap<u32, SessionTotals>,
+}
+
+impl Sessions {
+    fn note(&mut self, pid: u32, totals: &SessionTotals) {
+        if let Some(known) = self.hosts.get_mut(&pid) {
+            known.advance(totals);
+        }
+    }
+
+    fn end(&mut self, pid: u32) {
+        if let Some(totals) = self.hosts.remove(&pid) {
+            self.before.add(&totals);
+        }
+    }
+}
+
 impl Metrics {
+    /// What became of sessions since the supervisor started.
+    pub fn sessions(&self) -> SessionTotals {
+        let known = lock(&self.sessions);
+        known.hosts.values().fold(known.before.clone(), |mut sum, totals| {
+            sum.add(totals);
+            sum
+        })
+    }
+
     /// Counts an operation that ended after `ms` milliseconds.
     pub fn operation(&self, kind: Kind, outcome: Outcome, ms: f64) {
         lock(&self.operations).add(kind, outcome, ms / 1e3);
@@ -163,6 +197,7 @@ pub fn count(node: &Arc<Node>, host: Arc<HostProcess>) {
         return;
     }
     lock(&node.metrics.answers).hosts.insert(host.pid, BTreeMap::new());
+    lock(&node.metrics.sessions).hosts.insert(host.pid, SessionTotals::default());
     let node = node.clone();
     tokio::spawn(async move {
         while host.ended().is_none() {
@@ -173,15 +208,21 @@ pub fn count(node: &Arc<Node>, host: Arc<HostProcess>) {
             }
         }
         let mut answers = lock(&node.metrics.answers);
-        answers.note(host.pid, &host.farewell().unwrap_or_default());
+        let (releases, sessions) = host.farewell().unwrap_or_default();
+        answers.note(host.pid, &releases);
         answers.end(host.pid);
+        drop(answers);
+        let mut known = lock(&node.metrics.sessions);
+        known.note(host.pid, &sessions.totals);
+        known.end(host.pid);
     });
 }
 
 /// Asks `host` once.
 pub async fn ask(node: &Node, host: &HostProcess) {
-    if let Ok(Answer::Counts { releases }) = host.call(Command::Counts).await {
+    if let Ok(Answer::Counts { releases, sessions }) = host.call(Command::Counts).await {
         lock(&node.metrics.answers).note(host.pid, &releases);
+        lock(&node.metrics.sessions).note(host.pid, &sessions.totals);
     }
 }
 

@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use relmgr_model::takeover::{FORMAT, Host, Operation, Serving, Takeover, VARIABLE};
 
 use super::super::host_process::HostProcess;
+use super::super::listeners::Listener;
 use super::super::node::Node;
 use super::super::notify;
 use super::Candidate;
@@ -135,11 +136,16 @@ fn exec(
     Ok(result?)
 }
 
+/// The public listeners in the order of the settings.
+fn public(node: &Node) -> impl Iterator<Item = &Listener> {
+    node.listeners.iter().chain(node.tcp.iter().map(|(_, listener)| listener))
+}
+
 /// Everything that goes on, in the order of [`Takeover`]'s fields.
 fn descriptors<'a>(node: &'a Node, host: &'a HostProcess) -> Vec<BorrowedFd<'a>> {
     let ends = host.ends();
     let own = [node.held.lock.as_fd(), node.held.control.as_fd(), ends.channel.as_fd()];
-    let listeners = node.listeners.iter().chain(&node.admin).map(AsFd::as_fd);
+    let listeners = public(node).chain(&node.admin).map(AsFd::as_fd);
     own.into_iter().chain(listeners).chain(ends.stderr.as_ref().map(AsFd::as_fd)).collect()
 }
 
@@ -158,7 +164,7 @@ fn describe(
         settings,
         lock: number(node.held.lock.as_fd()),
         control: number(node.held.control.as_fd()),
-        listeners: node.listeners.iter().map(|listener| number(listener.as_fd())).collect(),
+        listeners: public(node).map(|listener| number(listener.as_fd())).collect(),
         admin: node.admin.as_ref().map(|listener| number(listener.as_fd())),
         host: Host {
             pid: i32::try_from(host.pid).unwrap_or_default(),

@@ -8,6 +8,7 @@ use relmgr_model::conf::{ConfError, ConfStatus};
 use relmgr_model::control::{ChannelStatus, CurrentRelease, GenerationStatus, PrevRelease, TlsStatus};
 use relmgr_model::probation::{CLASSES, Latencies};
 use relmgr_model::pull::{Checked, PullStatus};
+use relmgr_model::sessions::{OpenSessions, SessionCounts};
 use relmgr_model::tls::CertificateStatus;
 
 use super::super::tally::Metrics;
@@ -70,6 +71,11 @@ pub fn sample() -> Snapshot {
             unwatched: None,
         }),
         admin: Some("127.0.0.1:9090".into()),
+        tcp: vec![],
+        sessions: Some(SessionCounts {
+            open: OpenSessions { websocket: 1000, tcp: 20, upgraded: 3 },
+            totals: SessionTotals::default(),
+        }),
         last_operation: None,
         conf: Some(ConfStatus {
             hash: "5a2c".repeat(16),
@@ -120,6 +126,12 @@ pub fn sample() -> Snapshot {
     Snapshot {
         status,
         answers: [(old, Counts::default()), (new, counts)].into(),
+        sessions: SessionTotals {
+            begun: 4000,
+            received: 70_000,
+            sent: 90_000,
+            ended: [("client".to_owned(), 2900), ("slow".to_owned(), 77)].into(),
+        },
         operations: metrics.operations(),
         reloads: 3,
         refused: 1,

@@ -1,0 +1,217 @@
+//! A session from its beginning to its end, whatever it speaks: one task that reads and writes.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use relmgr_abi::session::Kind;
+use tokio::time::Instant;
+
+use super::super::connection::Connection;
+use super::super::front::Front;
+use super::deliver;
+use super::end::End;
+use super::hub::{Entered, HUB};
+use super::session::{Out, Session};
+
+/// The last words may take so long; then the connection is closed without.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What was read.
+pub enum Read {
+    /// A message of this kind.
+    Message(u8, Bytes),
+    /// Something that is no message, such as a pong.
+    Heard,
+    /// Nothing comes any more.
+    End(End),
+}
+
+/// The reading half of a session's connection.
+pub trait Reader: Send {
+    /// The other half.
+    type Writer: Writer;
+    /// Waits for what comes next. May be given up and asked again.
+    fn read(&mut self) -> impl Future<Output = Read> + Send;
+    /// Reads, and throws away, what the client still sends: a connection that is closed with something unread is
+    /// reset, and the last words may be lost with it.
+    fn linger(self, writer: Self::Writer) -> impl Future<Output = ()> + Send;
+}
+
+/// The writing half of a session's connection.
+pub trait Writer: Send {
+    /// Writes, perhaps into a buffer.
+    fn write(&mut self, out: Out) -> impl Future<Output = io::Result<()>> + Send;
+    /// Writes what stands in the buffer.
+    fn flush(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+    /// Says the last words and closes the connection.
+    fn close(&mut self, end: &End) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// Carries on the session until it ends; then its application is told, and the session is gone.
+pub async fn carry_on<R: Reader>(
+    front: &Front,
+    connection: &Connection,
+    entered: Entered,
+    (mut reader, mut writer): (R, R::Writer),
+) {
+    let session = &*entered.session;
+    let clock = Clock { begun: Instant::now(), heard: AtomicU64::new(0) };
+    {
+        let mut reading = pin!(read(front, session, &clock, &mut reader));
+        let mut writing = pin!(write(session, &mut writer));
+        let mut watching = pin!(watch(session, &clock));
+        let (mut read, mut written) = (false, false);
+        poll_fn(|cx| {
+            if connection.poll_aborted(cx).is_ready() {
+                session.cut(End::Restart);
+            }
+            // In this order: an end that is found while reading is told to the one who writes in the same turn.
+            read = read || reading.as_mut().poll(cx).is_ready();
+            let _ = watching.as_mut().poll(cx);
+            written = written || writing.as_mut().poll(cx).is_ready();
+            if read && written { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+    let end = session.ending().unwrap_or(End::Lost);
+    deliver::close(front, session, &end).await;
+    // For others it is over already.
+    drop(entered);
+    if !matches!(end, End::Lost | End::Slow | End::Idle) {
+        let _ = tokio::time::timeout(FAREWELL, reader.linger(writer)).await;
+    }
+}
+
+struct Clock {
+    begun: Instant,
+    /// When something was last heard, in milliseconds since then.
+    heard: AtomicU64,
+}
+
+impl Clock {
+    fn hear(&self) {
+        let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(since, Ordering::Relaxed);
+    }
+
+    fn silence(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+}
+
+/// Hands over one message after the other, until the session ends. A message that is being handled then is handled to
+/// its end.
+async fn read<R: Reader>(front: &Front, session: &Session, clock: &Clock, reader: &mut R) {
+    loop {
+        let heard = {
+            let mut reading = pin!(reader.read());
+            poll_fn(|cx| match session.poll_ending(cx) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => reading.as_mut().poll(cx).map(Some),
+            })
+            .await
+        };
+        match heard {
+            None => return,
+            Some(Read::Heard) => clock.hear(),
+            Some(Read::Message(kind, bytes)) => {
+                clock.hear();
+                HUB.received();
+                if let Err(end) = deliver::message(front, session, kind, bytes).await {
+                    session.end(end);
+                }
+                // What was said while nobody listened is no silence.
+                clock.hear();
+            }
+            Some(Read::End(end)) => {
+                match end {
+                    // Nobody is there to read what waits.
+                    End::Lost => session.cut(end),
+                    end => drop(session.end(end)),
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Sends what waits, as it comes, until the session ends.
+async fn write<W: Writer>(session: &Session, writer: &mut W) {
+    let sent = async {
+        while let Some(out) = poll_fn(|cx| session.poll_take(cx)).await {
+            let mut next = Some(out);
+            // As much as there is in one go.
+            while let Some(out) = next.take() {
+                let counts = matches!(out, Out::Message(..));
+                if let Err(end) = within_stall(writer.write(out)).await {
+                    return session.cut(end);
+                }
+                if counts {
+                    HUB.sent();
+                }
+                next = poll_fn(|cx| match session.poll_take(cx) {
+                    Poll::Ready(out) => Poll::Ready(out),
+                    Poll::Pending => Poll::Ready(None),
+                })
+                .await;
+            }
+            if let Err(end) = within_stall(writer.flush()).await {
+                return session.cut(end);
+            }
+        }
+    };
+    {
+        let mut sent = pin!(sent);
+        poll_fn(|cx| match sent.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            // A client that does not read would keep what waits, and the last words, for ever.
+            Poll::Pending => session.poll_cut(cx),
+        })
+        .await;
+    }
+    let end = session.ending().unwrap_or(End::Lost);
+    if end != End::Lost {
+        let _ = tokio::time::timeout(FAREWELL, writer.close(&end)).await;
+    }
+}
+
+/// Waits for a client to take something.
+async fn within_stall(written: impl Future<Output = io::Result<()>>) -> Result<(), End> {
+    match tokio::time::timeout(HUB.limits().stall, written).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(End::Lost),
+        Err(_) => Err(End::Slow),
+    }
+}
+
+/// Ends a session whose client has been silent for too long. Never over by itself.
+async fn watch(session: &Session, clock: &Clock) {
+    let limits = HUB.limits();
+    let (ask, most) = match session.kind {
+        Kind::Websocket => (limits.ping, limits.ping * 2),
+        Kind::Tcp => (Duration::ZERO, limits.tcp_idle),
+    };
+    if most.is_zero() {
+        return std::future::pending().await;
+    }
+    let pause = if ask.is_zero() { most } else { ask };
+    loop {
+        let silence = clock.silence();
+        if silence >= most {
+            session.cut(End::Idle);
+            return std::future::pending().await;
+        }
+        let asked = !ask.is_zero() && silence >= ask;
+        if asked {
+            let _ = session.push(Out::Ping, limits.queue_bytes);
+        }
+        let next = if asked { most } else { pause };
+        // A little more, so that the silence is over what it is compared with.
+        tokio::time::sleep(next.saturating_sub(silence) + Duration::from_millis(1)).await;
+    }
+}
