@@ -54,6 +54,10 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("tables") {
         crate::bench_tables::main(args.rounds)?;
+        if args.names.len() == 1 {
+            return Ok(());
+        }
+    }
     if wanted("sessions") {
         crate::sessions::main();
         if args.names.len() == 1 {
