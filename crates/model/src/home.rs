@@ -13,6 +13,7 @@
 //!     app.conf                   the effective configuration as applied, secrets left out
 //!   .fetch/                      packages being fetched; what was interrupted is gone on with
 //!   .staging/                    packages being unpacked; emptied at start
+//! bin/<app>                      wrapper for scripts that call `bin/example_app upgrade V`
 //! run/control.sock               control socket, mode 0660
 //! run/lock                       held by the one supervisor of this home
 //! ```
@@ -66,6 +67,8 @@ impl Home {
         current = "releases/current";
         /// Symlink to the previous release.
         prev = "releases/prev";
+        /// Wrappers for scripts.
+        bin = "bin";
         /// The control socket's directory.
         run = "run";
         /// The control socket.

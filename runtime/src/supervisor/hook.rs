@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use super::host_process::describe;
 use super::node::Node;
+use super::systemd;
 
 /// What it gets on stdin.
 #[derive(Serialize)]
@@ -27,7 +28,11 @@ pub fn tell(node: &Node, entry: HistoryEntry) {
     // Every entry has a JSON form.
     let mut line = serde_json::to_vec(&told).unwrap_or_default();
     line.push(b'\n');
-    let started = Command::new(program)
+    let mut command = Command::new(program);
+    systemd::VARIABLES.iter().for_each(|variable| {
+        command.env_remove(variable);
+    });
+    let started = command
         .args(arguments)
         .current_dir(node.home.path())
         .env("RELMGR_HOME", node.home.path())

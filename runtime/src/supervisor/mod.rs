@@ -10,7 +10,8 @@
 //!   │         └─ probation   a release that serves and is watched
 //!   ├─ admin     metrics, health and the node's page for who watches
 //!   ├─ pulse     the host's heartbeat, and what it has answered lately
-//!   └─ host_process, preflight, hook   the three kinds of children
+//!   ├─ host_process, preflight, hook   the three kinds of children
+//!   └─ systemd, wrapper   who started it, and whose scripts call it
 //! ```
 
 mod admin;
@@ -27,6 +28,8 @@ mod node;
 mod preflight;
 mod pulse;
 mod relay;
+mod systemd;
+mod wrapper;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -133,6 +136,7 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
     // 2. What is remembered, and what a death left behind.
     let record = journal::load(&home, &settings.app)?;
     tidy(&home, &record);
+    wrapper::write(&home, &settings.app);
     // 3. The sockets; from here on clients wait instead of being refused.
     let mut listeners = vec![];
     for address in &settings.listen.http {
@@ -159,12 +163,13 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
         tokio::spawn(admin::serve(node.clone(), listening));
     }
     tokio::spawn(conf::watch(node.clone()));
+    systemd::attend(node.clone());
     let mut end = node.end.subscribe();
     let booting = tokio::spawn({
         let node = node.clone();
         async move {
             boot::boot(&node).await;
-            notify(&[sd_notify::NotifyState::Ready]);
+            systemd::ready(&node);
         }
     });
     tokio::select! {
@@ -175,7 +180,7 @@ pub async fn run(home: Home, settings: Settings) -> Result<(), RunError> {
         }
     }
     booting.abort();
-    notify(&[sd_notify::NotifyState::Stopping]);
+    systemd::stopping();
     stop(&node).await;
     let why = end.borrow().clone();
     match why {
@@ -261,17 +266,14 @@ impl Signals {
                 _ = self.hup.recv() => {
                     tracing::info!("SIGHUP: the configuration is reloaded");
                     let node = node.clone();
-                    tokio::spawn(async move { conf::reload_by_itself(&node, conf::Cause::Signal).await });
+                    tokio::spawn(async move {
+                        systemd::reloading();
+                        conf::reload_by_itself(&node, conf::Cause::Signal).await;
+                        systemd::reloaded();
+                    });
                 }
             }
         }
-    }
-}
-
-/// Tells systemd, where it started this.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd is not told");
     }
 }
 

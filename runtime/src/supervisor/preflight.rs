@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::host_process::{SELF, describe};
+use super::systemd;
 
 /// So much of what a trial says is kept: its last lines say why.
 const WORDS: usize = 4096;
@@ -111,16 +112,18 @@ pub async fn try_release(
 }
 
 fn start(path: &Path, limits: &Preflight) -> std::io::Result<Child> {
-    Command::new(SELF)
+    let mut command = Command::new(SELF);
+    // It is not the service that systemd waits for.
+    systemd::VARIABLES.iter().for_each(|variable| {
+        command.env_remove(variable);
+    });
+    command
         .arg0("relmgr")
         .arg("preflight")
         .args(["--cpu-seconds", &limits.cpu.as_secs().to_string()])
         .args(["--memory-bytes", &limits.memory_bytes.to_string()])
         .args(["--files", &limits.files.to_string()])
         .arg(path)
-        // It is not the service that systemd waits for.
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("LISTEN_FDS")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
