@@ -19,4 +19,5 @@ mod probation;
 mod random;
 mod repository;
 mod retire;
+mod scripts;
 mod supervisor;
