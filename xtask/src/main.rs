@@ -1,14 +1,16 @@
-//! The project's own commands: `cargo xtask test | lint | demo | bench | crash-matrix`.
+//! The project's own commands: `cargo xtask test | lint | demo | bench | deb | crash-matrix`.
 
 #![allow(clippy::unwrap_used, reason = "a developer's tool says by a panic what went wrong")]
 
 mod bench;
 mod bench_conf;
 mod crash_matrix;
+mod deb;
 mod deltas;
 mod demo;
 mod faults;
 mod lint;
+mod pipeline;
 mod recovery;
 mod repository;
 mod run;
@@ -38,8 +40,10 @@ enum Command {
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
-    /// Print the numbers: throughput, upgrades, latency, conf, recovery, faults, deltas, repository (all of them by default)
+    /// Print the numbers: throughput, upgrades, latency, conf, recovery, faults, deltas, repository, pipeline (all of them by default)
     Bench(bench::Args),
+    /// Build relmgr's Debian package (needs cargo-deb), and print where it lies
+    Deb,
     /// Break every operation at every call by which it changes a file: kills, errors, power losses (an hour for all)
     CrashMatrix(crash_matrix::Args),
 }
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::main(),
         Command::Demo(args) => demo::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Deb => deb::main(),
         Command::CrashMatrix(args) => crash_matrix::main(&args),
     };
     match done {

@@ -221,7 +221,12 @@ impl Drop for Network {
             for host in &self.hosts {
                 let log = host.command("journalctl", &["--no-pager", "--lines=60", "--output=cat"]).output();
                 let log = log.map(|log| String::from_utf8_lossy(&log.stdout).into_owned());
-                eprintln!("---- the journal of {}\n{}", host.name, log.unwrap_or_default());
+                let boot = self.root.path().join(format!("{}.log", host.name));
+                let boot = std::fs::read_to_string(boot).unwrap_or_default();
+                eprintln!("---- the journal of {}\n{boot}{}", host.name, log.unwrap_or_default());
+                let processes = host.command("ps", &["-eo", "pid,etimes,stat,args"]).output();
+                let processes = processes.map(|found| String::from_utf8_lossy(&found.stdout).into_owned());
+                eprintln!("---- its processes\n{}", processes.unwrap_or_default());
             }
         }
         self.hosts.clear();
