@@ -120,9 +120,13 @@ impl Network {
             self.hosts.push(host);
         }
         self.write_ssh_config();
-        for host in &self.hosts[before..] {
+        let root = self.root.path();
+        for host in &mut self.hosts[before..] {
             let address = SocketAddr::from((host.address, 22));
             wait_for(&format!("{} lets one log in", host.name), || {
+                let ended = host.process.try_wait().unwrap();
+                let log = || std::fs::read_to_string(root.join(format!("{}.log", host.name))).unwrap();
+                assert!(ended.is_none(), "{} does not boot: {}", host.name, log());
                 TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()
             });
         }
