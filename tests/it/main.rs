@@ -21,6 +21,7 @@ mod pull;
 mod random;
 mod repository;
 mod retire;
+mod scripts;
 mod self_upgrade;
 mod sessions;
 mod state;

@@ -89,13 +89,11 @@ fn pause() {
 
 /// Two releases of the example: as it is, and with another heading on its pages.
 fn releases() -> anyhow::Result<(Release, Release)> {
-    let source = kit::workspace().join("example-app");
     let copy = kit::target_dir().join("demo/example-app");
     if copy.exists() {
         std::fs::remove_dir_all(&copy)?;
     }
-    copy_tree(&source, &copy)?;
-    stand_alone(&copy)?;
+    standing_copy(&copy)?;
     let version = |time| Version::from_build_time(time).to_string();
     let now = Utc::now();
     let one = kit::build(&copy.join("Cargo.toml"), "", &version(now));
@@ -108,6 +106,12 @@ fn releases() -> anyhow::Result<(Release, Release)> {
     std::fs::write(page, changed)?;
     let two = kit::build(&copy.join("Cargo.toml"), "", &version(now + TimeDelta::seconds(1)));
     Ok((one, two))
+}
+
+/// Copies the example, as an application that stands alone.
+pub fn standing_copy(copy: &Path) -> anyhow::Result<()> {
+    copy_tree(&kit::workspace().join("example-app"), copy)?;
+    stand_alone(copy)
 }
 
 /// Makes the copy a workspace of its own, with the paths of this one.

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test | lint | demo | bench | crash-matrix`.
+//! The project's own commands: `cargo xtask test | lint | demo | bench | deb | crash-matrix`.
 
 #![allow(clippy::unwrap_used, reason = "a developer's tool says by a panic what went wrong")]
 
@@ -7,10 +7,12 @@ mod bench_conf;
 mod bench_tables;
 mod boot;
 mod crash_matrix;
+mod deb;
 mod deltas;
 mod demo;
 mod faults;
 mod lint;
+mod pipeline;
 mod recovery;
 mod repository;
 mod run;
@@ -44,6 +46,8 @@ enum Command {
     Demo(demo::Args),
     /// Print the numbers, all of them by default (`bench --help` names them)
     Bench(bench::Args),
+    /// Build relmgr's Debian package (needs cargo-deb), and print where it lies
+    Deb,
     /// Break every operation at every call by which it changes a file: kills, errors, power losses (an hour for all)
     CrashMatrix(crash_matrix::Args),
 }
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::main(),
         Command::Demo(args) => demo::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Deb => deb::main(),
         Command::CrashMatrix(args) => crash_matrix::main(&args),
     };
     match done {

@@ -14,6 +14,7 @@
 //!   .fetch/                      packages being fetched; what was interrupted is gone on with
 //!   .staging/                    packages being unpacked; emptied at start
 //! tables/                        state tables, where they outlive the machine; else their name in shared memory
+//! bin/<app>                      wrapper for scripts that call `bin/example_app upgrade V`
 //! run/control.sock               control socket, mode 0660
 //! run/lock                       held by the one supervisor of this home
 //! ```
@@ -69,6 +70,8 @@ impl Home {
         prev = "releases/prev";
         /// State tables.
         tables = "tables";
+        /// Wrappers for scripts.
+        bin = "bin";
         /// The control socket's directory.
         run = "run";
         /// The control socket.

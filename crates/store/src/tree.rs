@@ -84,7 +84,7 @@ impl ReleaseTree {
     pub fn tidy(&self, record: Option<&NodeRecord>) -> Result<(), TreeError> {
         let (releases, staging, fetch) = (self.home.releases(), self.home.staging(), self.home.fetch());
         let mut results: Vec<Result<(), TreeError>> = vec![];
-        for directory in [self.home.path(), &releases, &fetch] {
+        for directory in [self.home.path(), &self.home.bin(), &releases, &fetch] {
             results.push(clear(directory, is_temporary).map_err(io_error(directory, "cleared")));
         }
         let emptied = match std::fs::remove_dir_all(&staging) {

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say by a panic what went wrong")]
 
+pub mod deb;
 pub mod faults;
+pub mod hosts;
 pub mod kit;
 pub mod load;
 pub mod lost;

@@ -1,7 +1,7 @@
 //! A real S3 server for tests: the crate s3s-fs over HTTP on a loopback port, with signature checking on.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,6 +51,11 @@ pub struct S3Server {
 impl S3Server {
     /// A server with the empty bucket [`BUCKET`].
     pub fn start() -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// As [`S3Server::start`], where other hosts reach it.
+    pub fn start_on(address: Ipv4Addr) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let runtime =
@@ -61,7 +66,7 @@ impl S3Server {
         builder.set_access(Access { ignore_conditions: ignore_conditions.clone() });
         let service = builder.build();
         let (answers, log) = (Arc::new(Mutex::new(Vec::<Answer>::new())), Arc::new(Mutex::new(Vec::new())));
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = std::net::TcpListener::bind((address, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -174,6 +179,14 @@ impl S3Server {
 
 /// Amazon's own command line, installed below the target directory when it is not there yet.
 pub fn aws_cli() -> std::process::Command {
+    let directory = aws_directory();
+    let mut command = std::process::Command::new("python3");
+    command.args(["-m", "awscli"]).env("PYTHONPATH", directory);
+    command
+}
+
+/// What scripts need that call `aws`: the directory that PYTHONPATH names, whose `bin` is on PATH.
+pub fn aws_directory() -> PathBuf {
     let directory = crate::kit::target_dir().join("awscli");
     let lock = std::fs::File::create(crate::kit::target_dir().join("awscli.lock")).unwrap();
     let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive);
@@ -184,9 +197,7 @@ pub fn aws_cli() -> std::process::Command {
         let done = pip.output().unwrap();
         assert!(done.status.success(), "pip: {}", String::from_utf8_lossy(&done.stderr));
     }
-    let mut command = std::process::Command::new("python3");
-    command.args(["-m", "awscli"]).env("PYTHONPATH", directory);
-    command
+    directory
 }
 
 fn take(answers: &Mutex<Vec<Answer>>, line: &str) -> Option<Answer> {

@@ -20,6 +20,7 @@ mod downgrade;
 mod fetch;
 mod history;
 mod internal;
+mod man;
 mod ping;
 mod prune;
 mod pull;
@@ -86,6 +87,7 @@ enum Command {
     Stop(stop::Args),
     Version(version::Args),
     Completion(completion::Args),
+    Man(man::Args),
     #[command(hide = true)]
     Host(internal::HostArgs),
     #[command(hide = true)]
@@ -107,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Preflight(args) => return internal::preflight(args),
         Command::TakeoverCheck(args) => return internal::takeover_check(args, &home),
         Command::Completion(args) => completion::main(args),
+        Command::Man(args) => man::main(&args),
         Command::History(args) => history::main(args, &home),
         Command::Upgrade(args) => wait(upgrade::main(args, &home)),
         Command::Downgrade(args) => wait(downgrade::main(args, &home)),

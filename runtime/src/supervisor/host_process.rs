@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::core_dump;
 use super::last_words::LastWords;
 use super::lock;
+use super::systemd;
 
 /// The executable that runs, whatever lies at its path today.
 pub const SELF: &str = "/proc/self/exe";
@@ -129,6 +130,10 @@ impl HostProcess {
         let mut command = std::process::Command::new(SELF);
         std::os::unix::process::CommandExt::arg0(&mut command, "relmgr");
         command.arg("host");
+        // It is not the service that systemd waits for, whatever an application's crates tell it.
+        systemd::VARIABLES.iter().for_each(|variable| {
+            command.env_remove(variable);
+        });
         if log != LogFormat::Text {
             command.arg("--json-log");
         }

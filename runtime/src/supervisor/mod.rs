@@ -14,7 +14,8 @@
 //!   ├─ pulse     the host's heartbeat, and what it has answered lately
 //!   ├─ tell      the operator's commands and webhooks
 //!   ├─ takeover  another relmgr in the place of this one
-//!   └─ host_process, preflight   the two kinds of children of ours
+//!   ├─ host_process, preflight   the two kinds of children of ours
+//!   └─ systemd, wrapper   who started it, and whose scripts call it
 //! ```
 
 mod admin;
@@ -31,9 +32,11 @@ mod preflight;
 mod pull;
 mod pulse;
 mod relay;
+mod systemd;
 mod takeover;
 mod tell;
 mod tls;
+mod wrapper;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -183,6 +186,7 @@ pub async fn run(home: Home, settings: Settings, received: Option<Received>) -> 
     if !node.settings.tls.is_empty() {
         tokio::spawn(tls::watch(node.clone()));
     }
+    systemd::attend(node.clone());
     let mut end = node.end.subscribe();
     let booting = tokio::spawn({
         let node = node.clone();
@@ -195,7 +199,7 @@ pub async fn run(home: Home, settings: Settings, received: Option<Received>) -> 
             let (ready, is_ready) = tokio::sync::oneshot::channel();
             tokio::spawn(pull::run(node.clone(), ready));
             let _ = is_ready.await;
-            notify(&[sd_notify::NotifyState::Ready]);
+            systemd::ready(&node);
         }
     });
     tokio::select! {
@@ -206,7 +210,7 @@ pub async fn run(home: Home, settings: Settings, received: Option<Received>) -> 
         }
     }
     booting.abort();
-    notify(&[sd_notify::NotifyState::Stopping]);
+    systemd::stopping();
     stop(&node).await;
     let why = end.borrow().clone();
     match why {
@@ -224,6 +228,7 @@ async fn begin(home: Home, settings: Settings, repository: Repository) -> Result
     // 2. What is remembered, and what a death left behind.
     let record = journal::load(&home, &settings.app)?;
     tidy(&home, &record);
+    wrapper::write(&home, &settings.app);
     // 3. The sockets; from here on clients wait instead of being refused.
     let mut listeners = vec![];
     let plain = settings.listen.http.iter().map(|address| (address, "listen.http"));
@@ -375,20 +380,16 @@ impl Signals {
                     tracing::info!("SIGHUP: the configuration is reloaded");
                     let node = node.clone();
                     tokio::spawn(async move {
+                        systemd::reloading();
                         conf::reload_by_itself(&node, conf::Cause::Signal).await;
-                        let _alone = node.operations.lock().await;
+                        let alone = node.operations.lock().await;
                         tls::reload(&node).await;
+                        drop(alone);
+                        systemd::reloaded();
                     });
                 }
             }
         }
-    }
-}
-
-/// Tells systemd, where it started this.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd is not told");
     }
 }
 

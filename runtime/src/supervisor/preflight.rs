@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::host_process::{SELF, describe};
+use super::systemd;
 
 /// So much of what a trial says is kept: its last lines say why.
 const WORDS: usize = 4096;
@@ -112,6 +113,10 @@ pub async fn try_release(
 
 fn start(path: &Path, state: Option<(&Path, u32)>, limits: &Preflight) -> std::io::Result<Child> {
     let mut command = Command::new(SELF);
+    // It is not the service that systemd waits for.
+    systemd::VARIABLES.iter().for_each(|variable| {
+        command.env_remove(variable);
+    });
     command.arg0("relmgr");
     command
         .arg("preflight")
@@ -123,9 +128,6 @@ fn start(path: &Path, state: Option<(&Path, u32)>, limits: &Preflight) -> std::i
     }
     command
         .arg(path)
-        // It is not the service that systemd waits for.
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("LISTEN_FDS")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::handler::OperationError;
 use super::node::Node;
-use super::{lock, notify};
+use super::{lock, systemd};
 
 /// What of following a channel changes while the supervisor runs.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ fn tell_starter(node: &Node) {
     let settings = &node.settings;
     let patience = settings.repository.timeout + settings.upgrade.start + settings.upgrade.health;
     let patience = u32::try_from((patience + Duration::from_secs(60)).as_micros()).unwrap_or(u32::MAX);
-    notify(&[
+    systemd::tell(&[
         sd_notify::NotifyState::Status("fetching the first release"),
         sd_notify::NotifyState::ExtendTimeoutUsec(patience),
     ]);

@@ -17,7 +17,7 @@ use relmgr_model::takeover::{FORMAT, Host, Operation, Serving, Takeover, VARIABL
 use super::super::host_process::HostProcess;
 use super::super::listeners::Listener;
 use super::super::node::Node;
-use super::super::notify;
+use super::super::systemd;
 use super::Candidate;
 
 /// A host that lives answers what it was asked within microseconds, but for a question of an application's health.
@@ -123,7 +123,7 @@ fn exec(
     let inherited: Vec<BorrowedFd<'_>> =
         descriptors(node, host).into_iter().chain([memory.as_fd()]).collect();
     let reloading = sd_notify::NotifyState::monotonic_usec_now();
-    notify(
+    systemd::tell(
         &[Some(sd_notify::NotifyState::Reloading), reloading.ok()].into_iter().flatten().collect::<Vec<_>>(),
     );
     let kept = inherited.iter().try_for_each(|fd| set_inherited(*fd, true));
@@ -132,7 +132,7 @@ fn exec(
     for fd in inherited {
         let _ = set_inherited(fd, false);
     }
-    notify(&[sd_notify::NotifyState::Ready]);
+    systemd::tell(&[sd_notify::NotifyState::Ready]);
     Ok(result?)
 }
 

@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStderr, Command};
 
 use super::super::host_process::describe;
 use super::super::node::Node;
+use super::super::systemd;
 
 /// So much of the end of what a command that fails writes to stderr goes into the log.
 const LAST_WORDS: usize = 1024;
@@ -48,7 +49,11 @@ fn start(node: &Node, name: &'static str, command: &[String], told: &impl Serial
     // All of it has a JSON form.
     let mut line = serde_json::to_vec(told).unwrap_or_default();
     line.push(b'\n');
-    let started = Command::new(program)
+    let mut command = Command::new(program);
+    systemd::VARIABLES.iter().for_each(|variable| {
+        command.env_remove(variable);
+    });
+    let started = command
         .args(arguments)
         .current_dir(node.home.path())
         .env("RELMGR_HOME", node.home.path())

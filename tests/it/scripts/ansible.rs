@@ -1,0 +1,92 @@
+//! The Ansible role, with the real Ansible.
+
+use std::collections::BTreeMap;
+
+use super::fleet::Fleet;
+use super::{Done, release, releases, script};
+use relmgr_testkit::deb;
+
+/// `ok=…`, `changed=…`, `failed=…` of each host, from the recap.
+fn recap(done: &Done) -> BTreeMap<String, BTreeMap<String, u32>> {
+    let lines = done.stdout.lines().skip_while(|line| !line.starts_with("PLAY RECAP")).skip(1);
+    let host = |line: &str| {
+        let (name, counts) = line.split_once(':')?;
+        let count =
+            |word: &str| word.split_once('=').map(|(name, count)| (name.into(), count.parse().unwrap()));
+        Some((name.trim().to_owned(), counts.split_whitespace().filter_map(count).collect()))
+    };
+    lines.filter_map(host).collect()
+}
+
+#[track_caller]
+fn changed(done: &Done) -> Vec<u32> {
+    recap(done).values().map(|counts| counts["changed"]).collect()
+}
+
+#[test]
+fn ansible_makes_nodes_of_bare_hosts_changes_nothing_twice_and_stops_at_the_first_that_fails() {
+    let mut fleet = Fleet::new();
+    let (one, two) = releases();
+    fleet.publish(&one);
+    fleet.network.boot(2);
+    let play = |args: &[&str]| -> Done {
+        let hosts = fleet.network.hosts.iter();
+        let hosts: serde_json::Map<_, _> =
+            hosts.map(|host| (host.name.clone(), serde_json::json!({"ansible_user": "root"}))).collect();
+        let trusted = fleet.repository();
+        let trusted = trusted.rsplit('"').nth(1).unwrap();
+        let inventory = serde_json::json!({"relmgr": {"hosts": hosts, "vars": {
+            "relmgr_become": false,
+            "relmgr_deb": deb::build("dev"),
+            "relmgr_app": "relmgr-faulty",
+            "relmgr_repository": fleet.server.url(),
+            "relmgr_repository_options": {"endpoint_url": fleet.server.endpoint()},
+            "relmgr_trusted_keys": [trusted],
+            "relmgr_environment": fleet.server.environment().into_iter().collect::<BTreeMap<_, _>>(),
+            "relmgr_settings": "[upgrade]\nprobation = \"0s\"",
+            "relmgr_operators": ["deploy"],
+        }}});
+        // JSON is YAML.
+        let path = fleet.network.directory().join("inventory.yml");
+        std::fs::write(&path, inventory.to_string()).unwrap();
+        let mut command = fleet.ci("ansible-playbook", &["-i", path.to_str().unwrap(), "site.yml"]);
+        command.args(args).current_dir(script("ansible")).env("HOME", fleet.network.directory());
+        command.env("ANSIBLE_SSH_ARGS", format!("-F {}", fleet.network.ssh_config().display()));
+        command.env("LC_ALL", "C.UTF-8");
+        let done = command.output();
+        done.unwrap_or_else(|error| panic!("ansible is missing ({error}): .ci/run installs it")).into()
+    };
+
+    // What would be done is told, and not done.
+    let would = play(&["--check", "--limit", "www1"]).ok();
+    assert!(changed(&would).iter().all(|count| *count > 0), "{would:?}");
+    let bare = fleet.network.hosts.iter().all(|host| !host.path("/usr/bin/relmgr").exists());
+    assert!(bare, "nothing is installed");
+    let done = play(&["-e", "relmgr_version=1.0.0"]).ok();
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"], "{done:?}");
+    fleet.network.hosts[0].sh("id --name --groups deploy | grep -qw relmgr").ok();
+    let again = play(&["-e", "relmgr_version=1.0.0"]).ok();
+    assert_eq!(changed(&again), [0, 0], "{again:?}");
+
+    fleet.publish(&two);
+    let would = play(&["--check", "--limit", "www1"]).ok();
+    assert_eq!((changed(&would), fleet.versions()), (vec![1], vec!["1.0.0".into(); 2]), "{would:?}");
+    play(&[]).ok();
+    assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+
+    // Settings that do not fit, a release that does not start: the first host fails, the second is as it was.
+    let refused = play(&["-e", r#"{"relmgr_app_conf": {"no.such.key": [1, "two"], "other": true}}"#]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(refused.stdout.contains("no.such.key"), "{refused:?}");
+    let app_conf =
+        |host: &super::Host| std::fs::read_to_string(host.path("/var/lib/relmgr/app.conf")).unwrap();
+    let written = fleet.network.hosts.iter().map(app_conf).collect::<Vec<_>>();
+    assert!(written[0].contains("no.such.key = 1, \"two\"\nother = true\n"), "{written:?}");
+    assert!(!written[1].contains("no.such.key"), "{written:?}");
+    fleet.publish(&release("faulty", "start-fails", "1.0.2"));
+    let refused = play(&["-e", "relmgr_version=1.0.2"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(refused.stdout.contains("start failed"), "{refused:?}");
+    assert!(!recap(&refused).contains_key("www2"), "{refused:?}");
+    assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+}

@@ -1,0 +1,104 @@
+//! `deploy.sh` over a real ssh, and everything that goes wrong on the way.
+
+use super::fleet::Fleet;
+use super::{release, script};
+
+#[test]
+fn a_host_that_cannot_take_the_release_ends_the_deployment_with_its_words_and_code() {
+    let mut fleet = Fleet::serving(2);
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
+    let config = std::fs::read_to_string(fleet.network.ssh_config()).unwrap();
+    let known = std::fs::read_to_string(fleet.network.known_hosts()).unwrap();
+    fleet.deploy(&[]).failed(2, &["Usage: deploy.sh"]);
+    fleet.deploy(&["-v", "1.0.1", "-c", "staging", "www1"]).failed(2, &["Usage: deploy.sh"]);
+
+    // Whoever cannot be reached is found before anybody is touched.
+    let nobody = format!("Host www9\n  HostName {}\n{config}", fleet.network.nobody());
+    std::fs::write(fleet.network.ssh_config(), nobody).unwrap();
+    let refused = fleet.deploy(&["-v", "1.0.1", "www1", "www9"]);
+    refused.failed(255, &["www9: cannot be asked; no node was touched"]);
+    let other = fleet.network.keygen("other").display().to_string();
+    let key = fleet.network.directory().join("id").display().to_string();
+    std::fs::write(fleet.network.ssh_config(), config.replace(&key, &other)).unwrap();
+    fleet.deploy(&["www1"]).failed(255, &["Permission denied (publickey)", "www1: cannot be asked"]);
+    std::fs::write(fleet.network.ssh_config(), &config).unwrap();
+    // Another machine answers at the address: the keys of the two are exchanged.
+    let exchanged = known.replace("www1,", "www0,").replace("www2,", "www1,");
+    std::fs::write(fleet.network.known_hosts(), exchanged).unwrap();
+    let refused = fleet.deploy(&["www1"]);
+    refused.failed(255, &["REMOTE HOST IDENTIFICATION HAS CHANGED", "www1: cannot be asked"]);
+    std::fs::write(fleet.network.known_hosts(), &known).unwrap();
+
+    // Another relmgr than the one that was asked for, or none; a node that does not run.
+    fleet.deploy(&["-r", "9.9.9", "www1", "www2"]).failed(1, &["www1: has relmgr 0.1.0, not 9.9.9"]);
+    let second = &fleet.network.hosts[1];
+    second.sh("mv /usr/bin/relmgr /usr/bin/relmgr.away").ok();
+    fleet.deploy(&["www1", "www2"]).failed(127, &["relmgr: command not found", "www2: cannot be asked"]);
+    second.sh("mv /usr/bin/relmgr.away /usr/bin/relmgr && systemctl stop relmgr").ok();
+    fleet.deploy(&["www1", "www2"]).failed(4, &["no node is running", "www2: its node does not answer"]);
+    second.sh("systemctl start relmgr").ok();
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"], "none of it touched a node");
+
+    // A node that does something else, one that rolls back.
+    fleet.publish(&release("faulty", "start-hangs", "1.0.2"));
+    let first = &fleet.network.hosts[0];
+    fleet.occupy(first, "1.0.2");
+    let refused = fleet.deploy(&["-v", "1.0.1", "www1", "www2"]);
+    refused.failed(5, &["another operation is running: upgrade 1.0.2", "www1: did not take it"]);
+    fleet.free(first);
+    probation(&mut fleet);
+
+    // What is right goes through, from the channel's word on, and once more without a change.
+    fleet.run(super::bin("cargo-relmgr"), &["relmgr", "promote", "1.0.1", "--going-back"]).ok();
+    let url = "http://%h:8080/api/public/version";
+    let hosts = fleet.network.hosts.iter().map(|host| host.address.to_string());
+    let hosts: Vec<String> = hosts.collect();
+    let arguments = ["-u", url, "-r", "0.1.0", &hosts[0], &hosts[1]];
+    let done = fleet.deploy(&arguments).ok();
+    assert!(done.stderr.contains("2 of 2 serve 1.0.1"), "{done:?}");
+    assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+    let again = fleet.deploy(&arguments).ok();
+    assert!(again.stdout.contains("1.0.1 serves already"), "{again:?}");
+    on_the_node(&fleet);
+}
+
+/// A release that misbehaves under traffic: the node goes back by itself, and the deployment fails with 3.
+fn probation(fleet: &mut Fleet) {
+    fleet.publish(&release("faulty", "panics-every-10th", "1.0.3"));
+    let first = &fleet.network.hosts[0];
+    let settings = std::fs::read_to_string(first.path("/var/lib/relmgr/relmgr.toml")).unwrap();
+    let watched = settings.replace("probation = \"0s\"", "probation = \"50s\"");
+    std::fs::write(first.path("/var/lib/relmgr/relmgr.toml"), watched).unwrap();
+    first.sh("systemctl restart relmgr").ok();
+    let load = relmgr_testkit::load::Load::start(
+        (first.address, 8080).into(),
+        &[relmgr_testkit::load::Request::get("/")],
+        4,
+    );
+    let refused = fleet.deploy(&["-v", "1.0.3", "www1", "www2"]);
+    drop(load.stop());
+    refused.failed(3, &["panics", "www1: did not take it; done before it: 0 of 2 (exit code 3)"]);
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
+    std::fs::write(first.path("/var/lib/relmgr/relmgr.toml"), settings).unwrap();
+    first.sh("systemctl restart relmgr").ok();
+}
+
+/// The scripts for one node, which need nothing on it but relmgr and a shell.
+fn on_the_node(fleet: &Fleet) {
+    let config = fleet.network.ssh_config().display().to_string();
+    let over_ssh = |name: &str, args: &[&str]| {
+        let file = std::fs::File::open(script(name)).unwrap();
+        let mut command = fleet.ci("ssh", &["-F", &config, "www1", "bash", "-s", "--"]);
+        super::Done::from(command.args(args).stdin(file).output().unwrap())
+    };
+    over_ssh("downgrade.sh", &["1.0.0"]).ok();
+    let again = over_ssh("downgrade.sh", &["1.0.0"]).ok();
+    assert!(again.stdout.contains("1.0.0 serves already"), "{again:?}");
+    over_ssh("upgrade.sh", &[]).ok();
+    assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+    over_ssh("downgrade.sh", &[]).ok();
+    over_ssh("upgrade.sh", &["1.0.1"]).ok();
+    over_ssh("upgrade.sh", &["1.0.1", "1.0.2"]).failed(2, &["Usage: upgrade.sh"]);
+    over_ssh("upgrade.sh", &["7.7.7"]).failed(1, &["7.7.7"]);
+    assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+}

@@ -1,0 +1,106 @@
+//! The Debian package and the units in it, on a host with a systemd of its own.
+
+use super::{Host, Network, answered, install, publish_on, releases, settle, wait_for};
+
+fn property(host: &Host, unit: &str, name: &str) -> String {
+    host.sh(&format!("systemctl show --value --property={name} {unit}")).ok().stdout.trim().to_owned()
+}
+
+#[test]
+fn the_package_installs_a_service_that_systemd_keeps_and_takes_itself_away_again() {
+    let mut network = Network::new();
+    network.boot(1);
+    let host = &network.hosts[0];
+    install(host);
+    for file in [
+        "/usr/share/man/man1/relmgr.1.gz",
+        "/usr/share/man/man1/relmgr-upgrade.1.gz",
+        "/usr/share/bash-completion/completions/relmgr",
+        "/usr/share/doc/relmgr/examples/relmgr.toml",
+    ] {
+        assert!(host.path(file).exists(), "{file}");
+    }
+    let verified = host.sh("systemd-analyze verify --man=no /lib/systemd/system/relmgr.service /lib/systemd/system/relmgr@.service 2>&1").ok();
+    assert!(!verified.stdout.contains("relmgr"), "{verified:?}");
+    host.sh("systemd-analyze security --offline=true --threshold=20 relmgr.service").ok();
+
+    // Without settings there is no node yet, and that is no fault.
+    host.sh("systemctl start relmgr").ok();
+    assert_eq!(property(host, "relmgr", "ActiveState"), "inactive");
+    let (one, two) = releases();
+    let repository = publish_on(host, &[&one, &two]);
+    settle(host, "/var/lib/relmgr", "127.0.0.1:8080", repository);
+    host.sh("systemctl enable --now relmgr").ok();
+    assert_eq!(property(host, "relmgr", "StatusText"), "relmgr-faulty: no release serves");
+
+    // Who is in the group needs no more rights, and scripts find the wrapper.
+    let wrapper = "runuser -u deploy -- /var/lib/relmgr/bin/relmgr-faulty";
+    host.sh(&format!("{wrapper} ping && {wrapper} upgrade 1.0.0")).ok();
+    assert_eq!(answered(host, 8080), "1.0.0");
+    let status = host.sh(&format!("{wrapper} remote status")).ok().stdout;
+    assert!(status.contains("1.0.0"), "{status}");
+    host.sh("runuser -u nobody -- env RELMGR_HOME=/var/lib/relmgr relmgr ping")
+        .failed(1, &["is not open to this user"]);
+    wait_for("systemd is told what serves", || {
+        (property(host, "relmgr", "StatusText") == "relmgr-faulty 1.0.0 serves").then_some(())
+    });
+    host.sh(&format!("{wrapper} upgrade 1.0.1 && {wrapper} downgrade")).ok();
+    assert_eq!(answered(host, 8080), "1.0.0");
+
+    reload(host);
+    watchdog(host);
+    several_nodes(host, repository);
+
+    // Stopped on purpose is not started again.
+    host.sh(&format!("{wrapper} stop")).ok();
+    wait_for("the service is over", || (property(host, "relmgr", "ActiveState") == "inactive").then_some(()));
+    host.sh("systemctl start relmgr").ok();
+    host.sh("dpkg --remove relmgr").ok();
+    assert!(
+        !host.path("/usr/bin/relmgr").exists() && !host.path("/lib/systemd/system/relmgr.service").exists()
+    );
+    host.sh("! pgrep -x relmgr").ok();
+    assert!(host.path("/var/lib/relmgr/state.json").exists(), "what is the operator's stays");
+}
+
+/// `systemctl reload` is `relmgr reload`, and fails as that does; systemd's own word (SIGHUP) is answered.
+fn reload(host: &Host) {
+    host.sh("systemctl reload relmgr").ok();
+    std::fs::write(host.path("/var/lib/relmgr/app.conf"), "no.such.key = 1\n").unwrap();
+    let refused = host.sh("systemctl reload relmgr");
+    assert_ne!(refused.code, 0, "{refused:?}");
+    let log = host.sh("journalctl --unit=relmgr --output=cat").ok().stdout;
+    assert!(log.contains("no.such.key"), "{log}");
+    std::fs::remove_file(host.path("/var/lib/relmgr/app.conf")).unwrap();
+    host.sh("systemctl reload relmgr && systemctl kill --kill-whom=main --signal=HUP relmgr").ok();
+    wait_for("the reload is over", || (property(host, "relmgr", "ActiveState") == "active").then_some(()));
+    assert_eq!(answered(host, 8080), "1.0.0");
+}
+
+/// A supervisor that is stuck is killed and started again; so is one that was killed.
+fn watchdog(host: &Host) {
+    let directory = host.path("/etc/systemd/system/relmgr.service.d");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("test.conf"), "[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\n").unwrap();
+    host.sh("systemctl daemon-reload && systemctl restart relmgr").ok();
+    let started = |count: &str| {
+        wait_for("another supervisor serves", || {
+            let again = property(host, "relmgr", "NRestarts") == count;
+            (again && answered(host, 8080) == "1.0.0").then_some(())
+        });
+    };
+    host.sh("systemctl kill --kill-whom=main --signal=STOP relmgr").ok();
+    started("1");
+    let log = host.sh("journalctl --unit=relmgr --output=cat").ok().stdout;
+    assert!(log.contains("Watchdog timeout"), "{log}");
+    host.sh("systemctl kill --kill-whom=main --signal=KILL relmgr").ok();
+    started("2");
+}
+
+/// Another node on the same machine has its own home and port.
+fn several_nodes(host: &Host, repository: &str) {
+    host.sh("install --directory --owner=relmgr --group=relmgr --mode=2750 /var/lib/relmgr-two").ok();
+    settle(host, "/var/lib/relmgr-two", "127.0.0.1:8081", repository);
+    host.sh("systemctl start relmgr@two && RELMGR_HOME=/var/lib/relmgr-two relmgr upgrade 1.0.1").ok();
+    assert_eq!((answered(host, 8080), answered(host, 8081)), ("1.0.0".into(), "1.0.1".into()));
+}

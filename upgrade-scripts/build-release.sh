@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds the release of the application in this directory and, where RELMGR_REPOSITORY is set, publishes it. Prints the
+# version, and nothing else, on stdout.
+#
+# A build is published under its name; what production follows is moved by `cargo relmgr promote`. So: --channel.
+set -euo pipefail
+
+usage='Usage: build-release.sh [--channel NAME | --no-channel] [OPTION OF cargo relmgr release…]
+RELMGR_REPOSITORY: s3://bucket/prefix or file:///directory; without it the release is built only.
+RELMGR_OUT: where the release is written, default target/relmgr.
+RELMGR_KEY_FILE or RELMGR_KEY, RELMGR_KEY_PASSWORD: the key that signs.'
+pointing=()
+case ${1-} in
+-h | --help) echo "$usage"; exit 0 ;;
+--channel)
+    [ $# -ge 2 ] || { echo "$usage" >&2; exit 2; }
+    pointing=(--channel "$2")
+    shift 2
+    ;;
+--no-channel)
+    pointing=(--no-channel)
+    shift
+    ;;
+esac
+
+out=${RELMGR_OUT:-target/relmgr}
+version=$(cargo relmgr release --out "$out" "$@")
+if [ -n "${RELMGR_REPOSITORY-}" ]; then
+    # Killed half way, it is completed by the same command; a published version is never overwritten.
+    cargo relmgr publish "${pointing[@]}" "$out" >&2
+fi
+echo "$version"

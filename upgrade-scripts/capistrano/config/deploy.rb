@@ -1,0 +1,11 @@
+# frozen_string_literal: true
+
+lock '~> 3.17'
+
+# What all stages share. Nothing is checked out on the hosts.
+set :scm, nil
+set :application, 'live-poll'
+# The node on each host.
+set :relmgr_home, '/var/lib/relmgr'
+# Which hosts have one.
+set :relmgr_roles, :app

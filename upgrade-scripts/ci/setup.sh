@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# What a bare Debian container of CI needs to build a release: a C compiler, Rust as rust-toolchain.toml says, cargo
+# relmgr. What is there already is left alone.
+set -euo pipefail
+
+packages=()
+command -v cc >/dev/null || packages+=(gcc libc6-dev)
+command -v curl >/dev/null || packages+=(curl)
+command -v git >/dev/null || packages+=(git)
+[ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
+if [ ${#packages[@]} -gt 0 ]; then
+    apt-get update
+    apt-get install --yes --no-install-recommends "${packages[@]}"
+fi
+if ! command -v cargo >/dev/null; then
+    curl --proto '=https' --tlsv1.2 --fail --silent --show-error https://sh.rustup.rs |
+        sh -s -- -y --profile minimal --no-modify-path
+    export PATH=$HOME/.cargo/bin:$PATH
+    # The steps after this one: GitHub's way, and CircleCI's.
+    if [ -n "${GITHUB_PATH-}" ]; then echo "$HOME/.cargo/bin" >>"$GITHUB_PATH"; fi
+    if [ -n "${BASH_ENV-}" ]; then echo "export PATH=$HOME/.cargo/bin:\$PATH" >>"$BASH_ENV"; fi
+fi
+# RELMGR_SOURCE: where cargo-relmgr is built from, as `cargo install` takes it (--git URL --tag V, --path DIR).
+if ! cargo relmgr version >/dev/null 2>&1; then
+    read -r -a source <<<"${RELMGR_SOURCE:?is not set: how cargo install finds cargo-relmgr, such as --git URL --tag v1}"
+    cargo install --locked "${source[@]}" cargo-relmgr
+fi
+found=$(cargo relmgr version)
+echo "$found"
+if [ -n "${RELMGR_VERSION-}" ] && [[ "$found " != *" $RELMGR_VERSION "* ]]; then
+    echo "setup.sh: this is not cargo-relmgr $RELMGR_VERSION" >&2
+    exit 1
+fi

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Puts the key of deployments and the hosts' public keys where ssh finds them. Neither is printed.
+set -euo pipefail
+
+: "${DEPLOY_KEY:?is not set: the secret key that the hosts accept}"
+: "${KNOWN_HOSTS:?is not set: the public keys of the hosts, as in known_hosts}"
+umask 077
+mkdir -p ~/.ssh
+printf '%s\n' "$DEPLOY_KEY" >~/.ssh/id_deploy
+printf '%s\n' "$KNOWN_HOSTS" >~/.ssh/known_hosts_deploy
+# Read with `-P ''` so that a key with a password, or no key at all, is told here and not by a refused login.
+ssh-keygen -y -P '' -f ~/.ssh/id_deploy >/dev/null || { echo "ssh-key.sh: DEPLOY_KEY is no key without a password" >&2; exit 1; }
+if ! grep -q id_deploy ~/.ssh/config 2>/dev/null; then
+    printf 'Host *\n  User %s\n  IdentityFile ~/.ssh/id_deploy\n  IdentitiesOnly yes\n  StrictHostKeyChecking yes\n  UserKnownHostsFile ~/.ssh/known_hosts_deploy\n' \
+        "${DEPLOY_USER:-deploy}" >>~/.ssh/config
+fi

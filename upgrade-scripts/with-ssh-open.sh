@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Opens port 22 of a security group to this machine's own address while a command runs, for CI whose address nobody
+# knows before. Closed again however it ends: success, failure, signal.
+#   with-ssh-open.sh sg-0123456789abcdef0 upgrade-scripts/deploy.sh -v "$VERSION" www1 www2
+# It needs ec2:AuthorizeSecurityGroupIngress and ec2:RevokeSecurityGroupIngress for that one group
+# (iam/ci-security-group.json). Better: a runner within the network, or AWS's session manager as ssh's ProxyCommand.
+set -euo pipefail
+
+usage='Usage: with-ssh-open.sh SECURITY_GROUP COMMAND…
+CI_ADDRESS: this machine'\''s public IPv4 address; default: what https://checkip.amazonaws.com says.'
+case ${1-} in -h | --help) echo "$usage"; exit 0 ;; esac
+if [ $# -lt 2 ]; then
+    echo "$usage" >&2
+    exit 2
+fi
+group=$1
+shift
+address=${CI_ADDRESS:-$(curl --fail --silent --show-error --max-time 10 https://checkip.amazonaws.com)}
+if ! [[ $address =~ ^[0-9]{1,3}(\.[0-9]{1,3}){3}$ ]]; then
+    echo "with-ssh-open.sh: '$address' is no IPv4 address" >&2
+    exit 1
+fi
+rule=(--group-id "$group" --protocol tcp --port 22 --cidr "$address/32")
+
+child=''
+# Before it is opened: a signal may come between the two. That there is nothing to close is no fault.
+# shellcheck disable=SC2317 # the trap calls it
+close() {
+    local code=$?
+    trap - EXIT INT TERM HUP
+    if [ -n "$child" ]; then
+        kill -TERM "$child" 2>/dev/null || true
+        wait "$child" || true
+    fi
+    if closed=$(aws ec2 revoke-security-group-ingress "${rule[@]}" --output text 2>&1); then
+        echo "with-ssh-open.sh: $group is closed to $address again" >&2
+    elif [[ $closed != *InvalidPermission.NotFound* ]]; then
+        echo "with-ssh-open.sh: $group MAY STILL BE OPEN to $address: $closed" >&2
+        [ "$code" -ne 0 ] || code=1
+    fi
+    exit "$code"
+}
+trap close EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+aws ec2 authorize-security-group-ingress "${rule[@]}" --output text >/dev/null
+echo "with-ssh-open.sh: $group is open to $address" >&2
+# In the background, since bash runs a trap only after what is in the foreground has ended.
+"$@" <&0 &
+child=$!
+code=0
+wait "$child" || code=$?
+child=''
+exit "$code"
