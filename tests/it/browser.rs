@@ -14,7 +14,10 @@ use crate::sessions::{Socket, next, open, releases, text};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Chromium with one page and a profile of its own, while it runs.
-struct Browser(Child, Mutex<tempfile::TempDir>);
+struct Browser(
+    Child,
+    #[expect(dead_code, reason = "its profile lives as long as it does")] Mutex<tempfile::TempDir>,
+);
 
 impl Browser {
     fn open(url: &str) -> Self {

@@ -160,6 +160,7 @@ mod tests {
             to: None,
             outcome,
             error: None,
+            relmgr: None,
             verdict: None,
             last_words: vec![],
             ms: 0.0,

@@ -48,12 +48,11 @@ use relmgr_model::counts::{Counts, KEPT, ReleaseCounts};
 use relmgr_model::host::{Answer, CodeChange, HostError, LoadRequest};
 use relmgr_model::manifest::Probe;
 use relmgr_model::probation::Sample;
-use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::Upgrade;
 use relmgr_model::tls::CertificatePair;
 use tokio::net::TcpListener;
 
-use front::Front;
+use front::{Front, Speaks};
 use generation::{Facts, Generation, StartError};
 use lend::Lending;
 use loader::threads;

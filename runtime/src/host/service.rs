@@ -90,7 +90,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let upgrading = request.version() == Version::HTTP_11
             && request.headers().contains_key(UPGRADE)
             && request.body().is_end_stream();
-        if upgrading && takes_session(generation, &request) {
+        // Only a glance at who serves: the session enters by the gate of its own.
+        if upgrading
+            && let Some(current) = self.front.current.load().as_deref()
+            && takes_session(current, &request)
+        {
             return Answer::Apart { answer: self.begin_session(request, id, turn) };
         }
         match self.front.try_enter() {

@@ -271,17 +271,15 @@ fn inherit(
     let lock = lock.map_err(|(_, error)| RunError::Takeover(error.into()))?;
     let record = journal::load(&home, &settings.app)?;
     // In the order of the settings: HTTP, TLS, raw TCP.
-    let plain = settings.listen.http.len();
-    let listeners =
-        listeners.into_iter().enumerate().map(|(at, socket)| Listener::inherited(socket, at >= plain));
-    let listeners: Result<Vec<_>, _> = listeners.collect();
-    let mut listeners = listeners.map_err(RunError::Takeover)?;
-    let http = listeners.len().saturating_sub(settings.listen.tcp.len());
+    let (plain, secure) = (settings.listen.http.len(), settings.listen.https.len());
+    let is_secure = |at| (plain..plain + secure).contains(&at);
+    let sockets = listeners.into_iter().enumerate();
+    let listeners = sockets.map(|(at, socket)| Listener::inherited(socket, is_secure(at)));
+    let mut listeners = listeners.collect::<Result<Vec<_>, _>>().map_err(RunError::Takeover)?;
+    let of_tcp = listeners.split_off((plain + secure).min(listeners.len()));
     let starts = settings.listen.tcp.iter();
     let starts = starts.map(|(name, listen)| TcpStart { name: name.clone(), framing: listen.framing });
-    let plain_tcp =
-        listeners.split_off(http).into_iter().map(|listener| Listener { secure: false, ..listener });
-    let tcp = starts.zip(plain_tcp).collect();
+    let tcp = starts.zip(of_tcp).collect();
     let admin = admin.map(|socket| Listener::inherited(socket, false)).transpose();
     let sockets = Sockets { listeners, tcp, admin: admin.map_err(RunError::Takeover)? };
     let held = Held { lock, control };

@@ -13,7 +13,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use relmgr_abi::head::ConnectionFacts;
 use relmgr_abi::session::{BINARY, Kind, TEXT};
 use tokio::io::AsyncReadExt;
 use tokio_tungstenite::WebSocketStream;

@@ -20,6 +20,7 @@ use tokio::process::Command;
 use super::super::handler::OperationError;
 use super::super::host_process::describe;
 use super::super::preflight::{PreflightError, try_release};
+use super::super::tls;
 use crate::conf;
 
 /// A word of agreement takes a few bytes, an error a page.
@@ -210,7 +211,7 @@ pub async fn answer(home: &Home) -> anyhow::Result<Accepted> {
         let library = home.release(version).join(tree.manifest(version)?.library);
         let library = std::path::absolute(&library).with_context(|| library.display().to_string())?;
         let deadline = settings.upgrade.start + SLACK / 4;
-        let tried = try_release(&library, &effective.to_json(), &settings.preflight, deadline).await;
+        let tried = try_release(&library, &effective.to_json(), None, &settings.preflight, deadline).await;
         let tried = tried.map_err(|error: PreflightError| error.redacted(&effective));
         tried.map_err(|error| describe(OperationError::Preflight { version: version.clone(), error }))?;
     }
