@@ -9,7 +9,7 @@ use relmgr_app::Application;
 use relmgr_app::testing::Alone;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), relmgr_app::Error> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8081".into());
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
