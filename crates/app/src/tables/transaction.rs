@@ -254,7 +254,7 @@ impl Write<'_, '_> {
             table.expires.store(true, std::sync::atomic::Ordering::Relaxed);
         }
         if needed.users > 1 || !table.clean.load(std::sync::atomic::Ordering::Acquire) {
-            self.save::<V>(table, key)?;
+            self.save(table, key)?;
         }
         Ok(self.transaction.put(table.number, key, &written.bytes)?)
     }
@@ -273,7 +273,7 @@ impl Write<'_, '_> {
     }
 
     /// Keeps what is about to be overwritten aside, if it cannot be read.
-    fn save<V: Record>(&mut self, table: &Opened, key: &[u8]) -> Result<(), TableError> {
+    fn save(&mut self, table: &Opened, key: &[u8]) -> Result<(), TableError> {
         match self.transaction.get(table.number, key)? {
             Some(bytes) if !table.swept.is_readable(bytes) => set_aside(self.transaction, table, key),
             _ => Ok(()),
