@@ -109,10 +109,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
                     waiting: Box::pin(async move {
                         match front.enter().await {
                             Ok(guard) if upgrading && guard.generation().offer().upgrades => {
-                                Answer::Apart { answer: hand_over(asking, guard, request, turn) }
+                                Ok(hand_over(asking, guard, request, turn).await)
                             }
-                            Ok(guard) => dispatch(guard, request, &asking.origin, id, limit, turn),
-                            Err(reason) => Answer::ready(refused(reason, turn)),
+                            Ok(guard) => dispatch(guard, request, &asking.origin, id, limit, turn).await,
+                            Err(reason) => Ok(refused(reason, turn)),
                         }
                     }),
                 }
@@ -240,7 +240,7 @@ pin_project! {
         /// By the host itself.
         Ready { response: Option<Response<ResponseBody>> },
         /// When the code change is over that is under way.
-        Held { waiting: Pin<Box<dyn Future<Output = Answer> + Send>> },
+        Held { waiting: Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>> },
         /// One that may take the connection over.
         Apart { answer: Apart },
         /// By a generation.
@@ -257,16 +257,9 @@ impl Answer {
 impl Future for Answer {
     type Output = Result<Response<ResponseBody>, Infallible>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let AnswerView::Held { waiting } = self.as_mut().project() {
-            match waiting.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(answer) => self.set(answer),
-            }
-        }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            // What came of waiting is never to wait again.
-            AnswerView::Held { .. } => Poll::Pending,
+            AnswerView::Held { waiting } => waiting.as_mut().poll(cx),
             AnswerView::Ready { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,

@@ -249,10 +249,10 @@ async fn begin(home: Home, settings: Settings, repository: Repository) -> Result
     // No host has it, so there is none to wait for.
     let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
     let control = control::bind(&home.control_socket()).map_err(io(home.control_socket(), "written"))?;
-    let held = Held { lock, control: control.into() };
+    let held = Held { lock, control: control.into(), started_at: Utc::now() };
     let webhooks = start_webhooks(&home, &settings)?;
     let sockets = Sockets { listeners, tcp, admin };
-    let node = Node::new(home, settings, repository, webhooks, record, sockets, held, Utc::now());
+    let node = Node::new(home, settings, repository, webhooks, record, sockets, held);
     node.with(|state| state.tls = certificates);
     Ok(node)
 }
@@ -282,11 +282,11 @@ fn inherit(
     let tcp = starts.zip(of_tcp).collect();
     let admin = admin.map(|socket| Listener::inherited(socket, false)).transpose();
     let sockets = Sockets { listeners, tcp, admin: admin.map_err(RunError::Takeover)? };
-    let held = Held { lock, control };
+    let held = Held { lock, control, started_at: takeover.started_at };
     let webhooks = start_webhooks(&home, &settings)?;
     // Where none can be served the new host does not come up, and the old one goes on with those that it has.
     let certificates = tls::Account::load(&home, &settings.tls, Utc::now());
-    let node = Node::new(home, settings, repository, webhooks, record, sockets, held, takeover.started_at);
+    let node = Node::new(home, settings, repository, webhooks, record, sockets, held);
     node.with(|state| state.tls = certificates);
     Ok((node, (host, takeover)))
 }

@@ -93,6 +93,8 @@ pub struct Held {
     pub lock: Flock<File>,
     /// The control socket.
     pub control: OwnedFd,
+    /// When the supervisor started, in its first image.
+    pub started_at: DateTime<Utc>,
 }
 
 /// A child that somebody waits for, as long as this lives.
@@ -228,8 +230,8 @@ impl Node {
         record: NodeRecord,
         sockets: Sockets,
         held: Held,
-        started_at: DateTime<Utc>,
     ) -> Arc<Self> {
+        let started_at = held.started_at;
         let Sockets { listeners, tcp, admin } = sockets;
         let machine = Machine {
             app: settings.app.clone(),
