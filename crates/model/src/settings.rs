@@ -21,7 +21,7 @@ pub struct Settings {
     #[serde(default)]
     pub listen: Listen,
     /// The certificates of `listen.https`; a client that names none of their names is given the first one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<CertificateFiles>,
     /// Where releases come from.
     pub repository: Repository,
@@ -56,7 +56,7 @@ pub struct Settings {
     #[serde(default)]
     pub hooks: Hooks,
     /// Servers of the operator's that are told.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub webhooks: Vec<Webhook>,
     /// What the node says of itself.
     #[serde(default)]

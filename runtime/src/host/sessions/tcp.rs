@@ -152,6 +152,7 @@ impl Decoder for Codec {
         match self.decode(from)? {
             // A last line without an end is one; a last piece of a message is none.
             None if self.framing == Framing::Lines && !from.is_empty() => {
+                self.seen = 0;
                 Ok(Some(from.split_to(from.len()).freeze()))
             }
             None => {

@@ -29,7 +29,7 @@ pub struct Third {
 pub const ONLY_THIRD: i128 = -1;
 
 /// What makes every migration panic.
-pub const POISON: u64 = 666;
+pub const POISON: u64 = 6_660;
 
 fn first_to_second(first: First) -> Second {
     assert!(first.number != POISON, "poison");
