@@ -637,7 +637,9 @@ async fn a_start_with_a_mistake_and_without_a_secret_serves_nothing_and_says_whi
     start_again(&mut node, &[], |_| {});
     assert_eq!((get(node.address(), "/settings").await.0, node.current()), (503, None));
     let told = node.status().last_operation.unwrap().error.unwrap();
-    for words in ["nonsense", "`Repo.password` is a secret", "${RELMGR_TEST_PASSWORD}"] {
+    for words in
+        ["app.conf:2:1: a key without a value", "`Repo.password` is a secret", "${RELMGR_TEST_PASSWORD}"]
+    {
         assert!(told.contains(words), "no `{words}` in {told}");
     }
     without_secrets(&node, &[told]);

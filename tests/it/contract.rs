@@ -34,8 +34,15 @@ impl Copy {
             std::fs::remove_dir_all(&copy.root).unwrap();
         }
         let fixture = format!("tests/fixtures/{fixture}");
-        let directories =
-            ["crates/abi", "crates/app", "crates/app-derive", "crates/conf", "crates/model", &fixture];
+        let directories = [
+            "crates/abi",
+            "crates/app",
+            "crates/app-derive",
+            "crates/conf",
+            "crates/model",
+            "crates/tables",
+            &fixture,
+        ];
         for directory in directories {
             copy_tree(&root.join(directory), &copy.path(directory));
         }
