@@ -4,6 +4,7 @@
 
 mod bench;
 mod bench_conf;
+mod bench_state;
 mod crash_matrix;
 mod deltas;
 mod demo;

@@ -6,8 +6,17 @@ use std::time::Duration;
 
 /// Resident memory of the process `pid` in KiB.
 pub fn resident_kib(pid: i32) -> u64 {
+    of_status(pid, "VmRSS:")
+}
+
+/// The most that the process `pid` ever had of it, in KiB.
+pub fn peak_resident_kib(pid: i32) -> u64 {
+    of_status(pid, "VmHWM:")
+}
+
+fn of_status(pid: i32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 

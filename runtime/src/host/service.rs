@@ -75,8 +75,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
                 Answer::Held {
                     waiting: Box::pin(async move {
                         match front.enter().await {
-                            Ok(guard) => dispatch(guard, request, &facts, id, limit, turn),
-                            Err(reason) => Answer::ready(refused(reason, turn)),
+                            Ok(guard) => dispatch(guard, request, &facts, id, limit, turn).await,
+                            Err(reason) => Ok(refused(reason, turn)),
                         }
                     }),
                 }
@@ -131,7 +131,7 @@ pin_project! {
         /// By the host itself.
         Ready { response: Option<Response<ResponseBody>> },
         /// When the code change is over that is under way.
-        Held { waiting: Pin<Box<dyn Future<Output = Answer> + Send>> },
+        Held { waiting: Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>> },
         /// By a generation.
         Waiting { held: Option<Held<FfiResponse>>, begun: Option<Instant>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
     }
@@ -146,16 +146,9 @@ impl Answer {
 impl Future for Answer {
     type Output = Result<Response<ResponseBody>, Infallible>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let AnswerView::Held { waiting } = self.as_mut().project() {
-            match waiting.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(answer) => self.set(answer),
-            }
-        }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            // What came of waiting is never to wait again.
-            AnswerView::Held { .. } => Poll::Pending,
+            AnswerView::Held { waiting } => waiting.as_mut().poll(cx),
             AnswerView::Ready { response } => match response.take() {
                 Some(response) => Poll::Ready(Ok(response)),
                 None => Poll::Pending,

@@ -20,10 +20,11 @@ pub struct CodeChange<S> {
 struct Older<S> {
     version: u32,
     shape: u64,
-    take: Box<dyn Fn(&mut dyn Read) -> Result<S, Error> + Send + Sync>,
+    take: Take<S>,
     give: Option<Give<S>>,
 }
 
+type Take<S> = Box<dyn Fn(&mut dyn Read) -> Result<S, Error> + Send + Sync>;
 type Give<S> = Box<dyn Fn(S, &mut dyn Write) -> Result<(), Error> + Send + Sync>;
 
 /// The steps down from the newest form, one release's form after the other.
