@@ -70,16 +70,37 @@ impl Copy {
     fn without(&self, function: &str) {
         let path = self.path("crates/abi/src/root.rs");
         let text = std::fs::read_to_string(&path).unwrap();
-        let field = format!("    pub {function}: unsafe extern \"C\" fn");
+        let field = format!("    pub {function}:");
         let lines: Vec<&str> = text.lines().collect();
         let at = lines.iter().position(|line| line.starts_with(&field)).expect("the field is there");
         let documented = lines[..at].iter().rev().take_while(|line| line.starts_with("    ///")).count();
-        let rest = [&lines[..at - documented], &lines[at + 1..]].concat();
+        let ends = lines[at..].iter().position(|line| line.ends_with(',')).expect("the field ends");
+        let rest = [&lines[..at - documented], &lines[at + ends + 1..]].concat();
         std::fs::write(path, rest.join("\n")).unwrap();
-        let ffi = format!("        {function}: instance::ffi_{function}::<A>,\n");
+        let parameters = if function.starts_with("state_") { "A, K" } else { "A" };
+        let ffi = format!("        {function}: instance::ffi_{function}::<{parameters}>,\n");
         self.edit("crates/app/src/export.rs", &ffi, "");
         let head = format!("pub(crate) unsafe extern \"C\" fn ffi_{function}<");
         self.edit("crates/app/src/instance.rs", &head, &format!("#[allow(dead_code)]\n{head}"));
+    }
+
+    /// Takes away what came with contract 1.3: what is older ends before it.
+    fn without_what_is_new(&self) {
+        for function in ["state_out", "state_in", "state_back", "hand_down", "sessions"] {
+            self.without(function);
+        }
+        for function in ["session_open", "session_message", "session_close", "wind_up"] {
+            self.without(function);
+        }
+        let root = std::fs::read_to_string(self.path("crates/abi/src/root.rs")).unwrap();
+        let start = root.find("    /// The form of its state:").expect("the field is there");
+        let len = root[start..].find("}\n").expect("the type ends");
+        self.edit("crates/abi/src/root.rs", &root[start..start + len], "");
+        for (field, function) in [("state", "state"), ("code_change", "instance::code_change")] {
+            self.edit("crates/app/src/export.rs", &format!("        {field}: {function}::<A, K>,\n"), "");
+        }
+        let none = "None::<extern \"C\" fn() -> abi_stable::std_types::RVec<u8>>";
+        self.edit("crates/abi/src/library.rs", "entry.root.state()", none);
     }
 
     /// The release 1.0.1 of the fixture as it is here.
@@ -148,6 +169,7 @@ async fn a_library_of_a_newer_contract_asks_for_a_newer_relmgr() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_of_the_contract_before_it_grew_is_served() {
     let copy = Copy::new();
+    copy.without_what_is_new();
     copy.edit("crates/abi/src/lib.rs", "ABI_MINOR: u32 = 3", "ABI_MINOR: u32 = 0");
     // Contract 1.0 has no schema, and a library may do without telling who it is.
     for (name, field) in [
@@ -178,6 +200,7 @@ async fn a_library_of_the_contract_before_it_grew_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_that_cannot_be_told_of_changed_settings_gets_them_at_the_restart() {
     let copy = Copy::of("live");
+    copy.without_what_is_new();
     for function in ["conf_change", "children", "suspend_within"] {
         copy.without(function);
     }
@@ -199,6 +222,7 @@ async fn a_library_that_cannot_be_told_of_changed_settings_gets_them_at_the_rest
 #[tokio::test(flavor = "multi_thread")]
 async fn a_library_that_does_not_show_its_children_has_them_all_the_same() {
     let copy = Copy::new();
+    copy.without_what_is_new();
     for function in ["children", "suspend_within"] {
         copy.without(function);
     }

@@ -22,8 +22,8 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which: throughput, upgrades, latency, conf, recovery, self-upgrade, faults, deltas, repository, tables, sessions,
-    /// boot, pipeline; all when none is named
+    /// Which: throughput, upgrades, latency, conf, recovery, self-upgrade, faults, deltas, repository, tables, state,
+    /// sessions, boot, pipeline; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -48,6 +48,12 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("faults") {
         crate::faults::main();
+        if args.names.len() == 1 {
+            return Ok(());
+        }
+    }
+    if wanted("state") {
+        crate::bench_state::main()?;
         if args.names.len() == 1 {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod bench_conf;
+mod bench_state;
 mod bench_tables;
 mod boot;
 mod crash_matrix;
