@@ -102,7 +102,7 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Respo
         },
         (&Method::POST, "/v1/pull/now") => match pull::now(node) {
             Ok(lines) => ndjson(lines),
-            Err(fault) => json(StatusCode::CONFLICT, &fault),
+            Err((status, fault)) => json(status, &fault),
         },
         (&Method::POST, "/v1/pull/pause") => told(pull::pause(node, uid)),
         (&Method::POST, "/v1/pull/resume") => told(pull::resume(node, uid)),

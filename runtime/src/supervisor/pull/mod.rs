@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
+use http::StatusCode;
 use relmgr_model::control::Fault;
 use relmgr_model::home::Home;
 use relmgr_model::pull::{Checked, Ended, Outcome, Paused, PullLine, PullStatus, Schedule, Start, place};
@@ -181,18 +182,21 @@ async fn check_and_tell(node: &Arc<Node>, lines: Option<&mpsc::UnboundedSender<P
 /// Checks now; what happens comes through the returned channel, how it ended last.
 ///
 /// # Errors
-/// A [`Fault`] while another check is under way, or where pull is paused.
-pub fn now(node: &Arc<Node>) -> Result<mpsc::UnboundedReceiver<PullLine>, Fault> {
+/// A [`Fault`] and its status while another check is under way (409, as for every second operation), or where pull is
+/// paused.
+pub fn now(node: &Arc<Node>) -> Result<mpsc::UnboundedReceiver<PullLine>, (StatusCode, Fault)> {
     if let Some(paused) = node.with(|state| state.record.pull.paused.clone()) {
         let at = paused.at.format("%Y-%m-%d %H:%M:%S UTC");
-        return Err(Fault {
+        let fault = Fault {
             error: format!("pull is paused since {at}, by uid {}", paused.uid),
             hint: Some("`relmgr pull resume` lets it go on; `relmgr upgrade` upgrades once".into()),
-        });
+        };
+        return Err((StatusCode::UNPROCESSABLE_ENTITY, fault));
     }
-    let fault = || Fault {
-        error: "a check is under way".into(),
-        hint: Some("wait for it; `relmgr pull status` says how it ended".into()),
+    let fault = || {
+        let error = "a check is under way".into();
+        let hint = Some("wait for it; `relmgr pull status` says how it ended".into());
+        (StatusCode::CONFLICT, Fault { error, hint })
     };
     drop(node.pull.checking.try_lock().map_err(|_| fault())?);
     let (tell, lines) = mpsc::unbounded_channel();
