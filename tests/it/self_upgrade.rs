@@ -159,7 +159,7 @@ async fn what_cannot_take_over_changes_nothing() {
     refused(&script("private", "this is no program", 0o644), "cannot be run");
     let cut = script("cut", "", 0o755);
     let relmgr = std::fs::read(bin("relmgr")).unwrap();
-    std::fs::write(&cut, &relmgr[..relmgr.len() / 2]).unwrap();
+    std::fs::write(&cut, &relmgr[..4096]).unwrap();
     node.relmgr(&["self-upgrade", cut.to_str().unwrap()]).failed(1, &["cut"]);
     assert_eq!(node.host_pid(), host);
 
@@ -268,17 +268,19 @@ fn systemd_hears_of_it_and_keeps_the_main_process() {
         wait_for(what, || {
             let mut buffer = [0; 512];
             let len = socket.recv(&mut buffer).ok()?;
-            Some(String::from_utf8_lossy(&buffer[..len]).into_owned())
+            let words = String::from_utf8_lossy(&buffer[..len]).into_owned();
+            // What serves is told beside it.
+            (!words.starts_with("STATUS=")).then_some(words)
         })
     };
     node.publish(&release("faulty", "", "1.0.0"));
     node.start_with(&[("NOTIFY_SOCKET", path.to_str().unwrap())]);
-    assert_eq!(heard("the node is ready").trim(), "READY=1");
+    assert_eq!(heard("the node is ready").lines().next(), Some("READY=1"));
     node.relmgr(&["upgrade"]).ok();
     node.relmgr(&["self-upgrade"]).ok();
     let reloading = heard("it reloads");
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(heard("the new relmgr is ready").trim(), "READY=1");
+    assert_eq!(heard("the new relmgr is ready").lines().next(), Some("READY=1"));
     assert!(!reloading.contains("MAINPID"));
     node.relmgr(&["stop"]).ok();
     assert_eq!(heard("it stops").trim(), "STOPPING=1");

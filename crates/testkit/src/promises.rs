@@ -57,10 +57,14 @@ pub fn assert_kept(node: &Node) {
         assert!(KNOWN.contains(&name.as_str()), "{name} is left in the home");
     }
     // What may serve is in memory, and nothing else.
-    let loaded: BTreeSet<_> =
-        status.generations.iter().map(|generation| generation.version.clone()).collect();
     let may_serve: BTreeSet<_> = current.into_iter().chain(record.permanent).collect();
-    assert_eq!(loaded, may_serve, "the generations in memory");
+    // What cannot be unmapped at once is tried again.
+    wait_for("nothing else is in memory", || {
+        let status = node.status();
+        let loaded: BTreeSet<_> =
+            status.generations.iter().map(|generation| generation.version.clone()).collect();
+        (loaded == may_serve).then_some(())
+    });
 }
 
 /// Nothing is waiting to be fetched on: what was interrupted is kept for the next try.
