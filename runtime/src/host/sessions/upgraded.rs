@@ -94,7 +94,7 @@ pub struct Taking {
 /// Carries bytes both ways until one side ends, or the generation does.
 pub async fn run(taking: Taking, connection: Arc<Connection>) {
     let Taking { on_upgrade, feed, body, guard, id, websocket, held } = taking;
-    let _counted = Taken::count();
+    let counted = Taken::count();
     let Ok(upgraded) = on_upgrade.await else { return };
     let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
     let ended = {
@@ -116,7 +116,7 @@ pub async fn run(taking: Taking, connection: Arc<Connection>) {
         .await
     };
     // Nothing of the library is left: the generation may go while the client closes.
-    drop(guard);
+    drop((guard, counted));
     if ended.is_ok() {
         let _ = tokio::time::timeout(FAREWELL, discard(&mut reader)).await;
     }
