@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use relmgr_testkit::kit::Node;
+use relmgr_testkit::kit::{Node, wait_for};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -75,11 +75,8 @@ async fn a_page_in_a_browser_stays_connected_across_ten_upgrades() {
     let _browser = Browser::open(&format!("http://{}/page", node.address()));
     // Its first report may be long in coming: sockets wait for what the browser does at its start.
     let begun = |seen: &Value| seen["next"].as_u64() > Some(5);
-    let deadline = Instant::now() + PATIENCE;
-    while node.status().sessions.unwrap().open.websocket < 3 {
-        assert!(Instant::now() < deadline, "the page does not connect");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let connected = || (node.status().sessions.unwrap().open.websocket >= 3).then_some(());
+    wait_for("the page connects", connected);
     report(&mut reports, "that it has begun", begun).await;
     for switch in 1..=10_u64 {
         let command: &[&str] = if switch % 2 == 1 { &["upgrade", "1.0.1"] } else { &["downgrade"] };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -11,6 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use relmgr_testkit::kit::PATIENCE;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -40,6 +42,18 @@ impl Connection {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(|error| format!("in the body: {error}"))?;
         Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    }
+}
+
+/// Asks again until there is an answer.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

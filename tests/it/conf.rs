@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
-use crate::client::get;
+use crate::client::{eventually, get};
 use relmgr_model::conf::ConfStatus;
 use relmgr_model::control::Phase;
-use relmgr_testkit::kit::{Node, PATIENCE, Release, release, wait_for};
+use relmgr_testkit::kit::{Node, Release, release, wait_for};
 
 /// The classic Phoenix deployment's file.
 const CLASSIC: &str = r#"logger.level = info
@@ -49,17 +49,6 @@ async fn ask(node: &Node, path: &str) -> Value {
 /// What the application runs with.
 async fn setting(node: &Node, pointer: &str) -> Value {
     ask(node, "/settings").await.pointer(pointer).cloned().unwrap_or_default()
-}
-
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 /// Waits until the application runs with `value`.

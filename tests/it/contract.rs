@@ -81,7 +81,7 @@ impl Copy {
         let ffi = format!("        {function}: instance::ffi_{function}::<{parameters}>,\n");
         self.edit("crates/app/src/export.rs", &ffi, "");
         let head = format!("pub(crate) unsafe extern \"C\" fn ffi_{function}<");
-        self.edit("crates/app/src/instance.rs", &head, &format!("#[allow(dead_code)]\n{head}"));
+        self.edit("crates/app/src/instance/ffi.rs", &head, &format!("#[allow(dead_code)]\n{head}"));
     }
 
     /// Takes away what came with contract 1.3: what is older ends before it.

@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::client::eventually;
+
 /// A certificate for `names` and its key, as PEM.
 fn certificate(names: &[&str]) -> (String, String) {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
@@ -173,9 +175,9 @@ async fn a_renewed_certificate_is_served_and_a_broken_one_is_not() {
     let address = node.address();
     let mut before = Connection::open(address, "poll.example", &old).await;
     write(&node.home(), "a", &new);
-    let served = |trusted: (String, String)| async move { serves(address, "poll.example", &trusted).await };
-    eventually("the renewed certificate is served", || served(new.clone())).await;
-    assert!(!served(old.clone()).await);
+    let served = async |trusted| serves(address, "poll.example", trusted).await;
+    eventually("the renewed certificate is served", async || served(&new).await.then_some(())).await;
+    assert!(!served(&old).await);
     // Who was connected stays connected.
     assert_eq!(before.get("/").await, (200, "1.0.0".into()));
 
@@ -183,7 +185,7 @@ async fn a_renewed_certificate_is_served_and_a_broken_one_is_not() {
     std::fs::write(node.home().join("a.key"), &certificate(&["poll.example"]).1).unwrap();
     wait_for("the broken key is told", || error_of(&node, 0));
     assert!(error_of(&node, 0).unwrap().contains("a.pem: certificate and key do not go together"));
-    assert!(served(new.clone()).await);
+    assert!(served(&new).await);
     let done = node.relmgr(&["reload"]).ok();
     assert!(done.stderr.contains("do not go together: the certificate from before stays"), "{done:?}");
     // Nor does the next host serve it.
@@ -192,7 +194,7 @@ async fn a_renewed_certificate_is_served_and_a_broken_one_is_not() {
     wait_for("the next host serves", || {
         node.status().host_pid.filter(|pid| *pid != host.as_raw().unsigned_abs())
     });
-    eventually("the next host serves what the last one did", || served(new.clone())).await;
+    eventually("the next host serves what the last one did", async || served(&new).await.then_some(())).await;
 
     write(&node.home(), "a", &new);
     wait_for("nothing is wrong any more", || error_of(&node, 0).is_none().then_some(()));
@@ -228,13 +230,4 @@ async fn who_never_shakes_hands_is_let_go_and_keeps_nobody() {
     assert!(serves(node.address(), "a.example", &pair).await);
     let read = tokio::time::timeout(relmgr_testkit::kit::PATIENCE, silent.read(&mut [0; 16])).await;
     assert_eq!(read.expect("the silent client is let go").unwrap_or(0), 0);
-}
-
-/// Asks again until it is so.
-async fn eventually<F: Future<Output = bool>>(what: &str, is_so: impl Fn() -> F) {
-    let deadline = std::time::Instant::now() + relmgr_testkit::kit::PATIENCE;
-    while !is_so().await {
-        assert!(std::time::Instant::now() < deadline, "waited for: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
 }

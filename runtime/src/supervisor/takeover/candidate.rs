@@ -20,7 +20,7 @@ use tokio::process::Command;
 use super::super::handler::OperationError;
 use super::super::host_process::describe;
 use super::super::preflight::{PreflightError, try_release};
-use super::super::tls;
+use super::super::{systemd, tls};
 use crate::conf;
 
 /// A word of agreement takes a few bytes, an error a page.
@@ -116,13 +116,16 @@ impl Candidate {
     ) -> Result<Self, CandidateError> {
         let path = path.to_owned();
         let file = File::open(&path).map_err(|source| CandidateError::Open { path: path.clone(), source })?;
-        let mut child = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        // It is not the service that systemd waits for.
+        systemd::VARIABLES.iter().for_each(|variable| {
+            command.env_remove(variable);
+        });
+        let mut child = command
             .arg0("relmgr")
             .arg("takeover-check")
             .arg("--home")
             .arg(home.path())
-            // It is not the service that systemd waits for.
-            .env_remove("NOTIFY_SOCKET")
             .env_remove(VARIABLE)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
