@@ -13,6 +13,7 @@ mod faults;
 mod faulty;
 mod journey;
 mod kitchen;
+mod live_poll;
 mod log;
 mod new;
 mod points;
