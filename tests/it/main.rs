@@ -29,5 +29,6 @@ mod state;
 mod streams;
 mod supervisor;
 mod tables;
+mod tables_faults;
 mod tls;
 mod webhooks;
