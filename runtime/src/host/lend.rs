@@ -1,5 +1,6 @@
 //! The state of the generation that serves, in memory that another process can open: a host that takes over, or a
-//! trial. Requests wait from the moment from which it is written until [`Host::resume`], or until the host stops.
+//! trial. Requests wait from the moment from which it is written until [`Host::resume`], or until the host stops; new
+//! connections wait in the backlog, for this host or the next one.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::gate::Hold;
 use super::generation::Generation;
+use super::retire::on_thread;
 use super::state::{self, Piece};
 use super::{Host, lock};
 
@@ -68,9 +70,12 @@ impl Host {
         let memory = Memory::new().map_err(refuse)?;
         let file = memory.file.try_clone().map_err(refuse)?;
         current.suspend(patience).await;
+        // Another host may come to serve whoever connects from here on.
+        self.front.pause_accepting();
         let hold = self.front.gate.shut();
         let (pieces, taken) = mpsc::channel::<Piece>(state::AHEAD);
-        let writing = tokio::task::spawn_blocking(move || write(file, taken));
+        // No thread of tokio's, which stays for a while when it has nothing to do and comes to no quiescent state then.
+        let writing = tokio::spawn(on_thread(move || write(file, taken)));
         match state::give(&hold, &current, change, pieces).await {
             Ok(bytes) => {
                 let written = writing.await.map_err(refuse)?;
@@ -88,6 +93,7 @@ impl Host {
             Err(failed) => {
                 let failed = state::give_up(&current, failed).await;
                 drop(hold);
+                self.front.accept_again();
                 current.resume();
                 Err(refuse(failed.reason))
             }
@@ -107,7 +113,7 @@ impl Host {
         let generation = self.live(id)?;
         let file = File::open(path).map_err(|error| refuse(format!("the state cannot be read: {error}")))?;
         let (pieces, source) = mpsc::channel::<Piece>(state::AHEAD);
-        tokio::task::spawn_blocking(move || read(file, &pieces));
+        tokio::spawn(on_thread(move || read(file, &pieces)));
         let deadline = std::time::Instant::now() + Duration::from_millis(change.quiesce_ms);
         let taken = super::gate::until(deadline, state::take(&generation, change.schema, source)).await;
         match taken {
@@ -127,6 +133,7 @@ impl Host {
                 tracing::error!(%version, "it did not go on with its own state: {words}");
             }
             drop(hold);
+            self.front.accept_again();
         }
         let current = self.front.current.load_full();
         if let Some(current) = current {
