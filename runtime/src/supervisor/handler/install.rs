@@ -20,6 +20,7 @@ use relmgr_store::repository::{Fetch, forget};
 use super::super::node::Node;
 use super::super::preflight::{PreflightError, try_release};
 use super::OperationError;
+use super::state::Copy;
 use super::walk::{Fetched, Walk};
 
 /// A trial that takes longer hangs: opening a library takes milliseconds, an application's check asks for nothing
@@ -220,7 +221,8 @@ impl Walk<'_> {
         let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
         let copy = self.copy_state(to).await?;
         let state = copy.as_ref().map(|copy| (copy.path.as_path(), copy.schema));
-        let tried = try_release(&library, &settings, state, &self.node.settings.preflight, deadline).await;
+        let limits = self.node.settings.preflight.with_state(copy.as_ref().map_or(0, Copy::bytes));
+        let tried = try_release(&library, &settings, state, &limits, deadline).await;
         self.forget_copy(copy.as_ref()).await;
         let redact = |error: PreflightError| self.effective.iter().fold(error, PreflightError::redacted);
         let said =

@@ -211,6 +211,11 @@ pub(super) struct Copy {
 }
 
 impl Copy {
+    /// How large it is.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// What the trial came to, of which `said` tells.
     pub(super) fn describe(&self, said: &str) -> String {
         let passed: Option<Passed> = said.lines().rev().find_map(|line| serde_json::from_str(line).ok());
