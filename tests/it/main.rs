@@ -5,6 +5,7 @@
 mod admin;
 mod browser;
 mod client;
+mod code_change;
 mod conf;
 mod contract;
 mod crash;
