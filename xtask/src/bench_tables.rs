@@ -37,7 +37,6 @@ pub fn main(rounds: usize) -> anyhow::Result<()> {
     );
     // Shared memory, as a node has it; the kit would put it beside the home, on the disk.
     let _removed = Shared(node.status().tables.map(|tables| tables.path));
-    operations(&node, rounds)?;
     println!(
         "\nRequests that read a record at a swap, {PROBES} connections, one request a millisecond each\n"
     );
@@ -86,7 +85,7 @@ fn operations(node: &Node, rounds: usize) -> anyhow::Result<()> {
     println!(
         "\nOperations of state tables in shared memory, each a transaction of its own, median of {rounds}\n"
     );
-    println!("  {:<22} {:>12} {:>14}", "", "1 thread", "2 threads");
+    println!("  {:<22} {:>12} {:>12} {:>14} {:>12}", "", "1 thread", "a second", "2 threads", "a second");
     for (what, name) in
         [("get", "get"), ("put", "put"), ("add", "counter"), ("range", "range of 100 records")]
     {
@@ -100,7 +99,8 @@ fn operations(node: &Node, rounds: usize) -> anyhow::Result<()> {
             }
         }
         let [one, two] = times.map(median);
-        println!("  {name:<22} {one:>9.2} µs {two:>11.2} µs");
+        let a_second = |us: f64| 1e6 / us;
+        println!("  {name:<22} {one:>9.2} µs {:>12.0} {two:>11.2} µs {:>12.0}", a_second(one), a_second(two));
     }
     Ok(())
 }
