@@ -52,6 +52,13 @@ pub struct Lending {
     memory: Option<Memory>,
 }
 
+impl Lending {
+    /// Whether it may be in force elsewhere.
+    pub fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+}
+
 fn refuse(reason: impl std::fmt::Display) -> HostError {
     HostError { message: reason.to_string() }
 }

@@ -364,6 +364,10 @@ impl Host {
     async fn stop(self: &Arc<Self>, drain: Duration, linger: bool) {
         let begun = Instant::now();
         self.front.stop_accepting();
+        if lock(&self.lending).is_lent() {
+            // Before those who wait are turned away: on the same connection their next request would fare no better.
+            self.front.connections.give_all(connection::Order::Finish);
+        }
         let left = self.leave_state();
         let current = self.front.current.load_full();
         if let Some(current) = current.as_ref().or(left.as_ref()) {
