@@ -48,10 +48,10 @@ pub(super) async fn main(args: Args, home: &Home) -> Result<(), CommandError> {
 /// Waits for the outcome, which the new relmgr tells.
 async fn follow(home: &Home, before: &Pong, format: Format) -> Result<(), CommandError> {
     loop {
-        let asked = Client::connect(home).await;
-        let mut client =
-            asked.map_err(|error| if error.is_not_running() { operation::died() } else { error })?;
-        let status: NodeStatus = client.get("/v1/status").await?;
+        // It may die before it is asked, or before it answers.
+        let gone = |error: CommandError| if error.is_not_running() { operation::died() } else { error };
+        let mut client = Client::connect(home).await.map_err(gone)?;
+        let status: NodeStatus = client.get("/v1/status").await.map_err(gone)?;
         if status.supervisor_pid != before.supervisor_pid {
             return Err(operation::died());
         }
