@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -300,7 +300,12 @@ fn answer(response: FfiResponse, mut guard: RequestGuard, id: u64, turn: Turn) -
     // In place: head and small body share one owner, which costs less than a copy that both share.
     let mut bytes = HeldBytes::wrap(response.bytes, guard.generation().mapping());
     let fields_len = (response.fields_len as usize).min(bytes.len());
-    let head = fields::read(&bytes, fields_len, response.fields as usize);
+    let fields = response.fields as usize;
+    let head = match turn.remembers_fields() {
+        false => fields::read(&bytes, fields_len, fields),
+        // What a connection remembers must not keep the library in memory after its release has gone.
+        true => fields::read(&Bytes::copy_from_slice(&bytes[..fields_len]), fields_len, fields),
+    };
     let status = StatusCode::from_u16(response.status);
     let (Ok(headers), Ok(status)) = (head, status) else {
         guard.generation().facts.measures.failed();
