@@ -366,6 +366,9 @@ pub enum Answer {
         sample: Sample,
         /// The words of its first panic.
         first_panic: Option<String>,
+        /// Retired generations that cannot be unmapped.
+        #[serde(default)]
+        pinned: u32,
     },
 }
 

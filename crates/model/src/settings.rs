@@ -326,11 +326,20 @@ impl Default for Limits {
 }
 
 /// `[loader]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loader {
     /// Whether retired libraries are unmapped.
     pub unload: Unload,
+    /// A host that holds more retired libraries than this is replaced by another one.
+    pub max_unretired: u32,
+}
+
+impl Default for Loader {
+    fn default() -> Self {
+        // Some megabytes of code each: a machine bears eight, and who leaks a thread in every release has time to see it.
+        Self { unload: Unload::default(), max_unretired: 8 }
+    }
 }
 
 /// Whether retired libraries are unmapped.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -310,7 +310,11 @@ fn answer(
     // In place: head and small body share one owner, which costs less than a copy that both share.
     let mut bytes = HeldBytes::wrap(response.bytes, guard.generation().mapping());
     let fields_len = (response.fields_len as usize).min(bytes.len());
-    let read = fields::read_into(&mut headers, &bytes, fields_len);
+    let read = match turn.remembers_fields() {
+        false => fields::read_into(&mut headers, &bytes, fields_len),
+        // What a connection remembers must not keep the library in memory after its release has gone.
+        true => fields::read_into(&mut headers, &Bytes::copy_from_slice(&bytes[..fields_len]), fields_len),
+    };
     let status = StatusCode::from_u16(response.status);
     let (Ok(()), Ok(status)) = (read, status) else {
         guard.generation().facts.measures.failed();

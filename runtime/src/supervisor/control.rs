@@ -25,6 +25,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use super::conf;
 use super::handler::{self, OperationError};
 use super::node::{End, Node};
+use super::peer::Peer;
 use super::pull;
 
 /// A request for an operation takes a few hundred bytes.
@@ -71,16 +72,15 @@ pub async fn serve(node: Arc<Node>, listener: UnixListener) {
 }
 
 async fn serve_one(node: Arc<Node>, stream: UnixStream) {
-    // The kernel's word for who is at the other end.
-    let uid = match stream.peer_cred() {
-        Ok(peer) => peer.uid(),
+    let peer = match Peer::of(&stream).await {
+        Ok(peer) => peer,
         Err(error) => return tracing::warn!(%error, "the control socket's peer"),
     };
     let service = service_fn(move |request| {
         let node = node.clone();
         async move {
             let _visit = node.door.visit();
-            Ok::<_, Infallible>(answer(&node, request, uid).await)
+            Ok::<_, Infallible>(answer(&node, request, peer).await)
         }
     });
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -89,7 +89,18 @@ async fn serve_one(node: Arc<Node>, stream: UnixStream) {
     }
 }
 
-async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Response<Body> {
+async fn answer(node: &Arc<Node>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    let Peer { uid, may_speak } = peer;
+    if !may_speak {
+        let asked = format!("{} {}", request.method(), request.uri().path());
+        tracing::warn!(
+            asked,
+            "a release on trial asked something of the node that tries it, and was refused"
+        );
+        let error = "a release on trial does not speak with the node that tries it".into();
+        let hint = Some("leave it to the application's start: its check runs in preflight".into());
+        return json(StatusCode::FORBIDDEN, &Fault { error, hint });
+    }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/v1/ping") => json(StatusCode::OK, &node.pong()),
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &node.status().await),

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::host_process::{SELF, describe};
+use super::peer::TRIAL;
 use super::systemd;
 
 /// So much of what a trial says is kept: its last lines say why.
@@ -128,6 +129,7 @@ fn start(path: &Path, state: Option<(&Path, u32)>, limits: &Preflight) -> std::i
     }
     command
         .arg(path)
+        .env(TRIAL, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
