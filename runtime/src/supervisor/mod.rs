@@ -31,6 +31,7 @@ mod node;
 mod preflight;
 mod pull;
 mod pulse;
+mod recording;
 mod relay;
 mod systemd;
 mod takeover;
