@@ -12,6 +12,7 @@ use relmgr_store::package::PackageError;
 use relmgr_store::repository::RepositoryError;
 
 use crate::build::elf::ElfError;
+use crate::rehearse::Failure;
 use crate::ui;
 
 /// Why a command failed.
@@ -154,6 +155,11 @@ pub(crate) enum Error {
         source: Box<PackageError>,
     },
 
+    #[error(transparent)]
+    Rehearsal(Box<Failure>),
+    #[error("the rehearsal was interrupted")]
+    Interrupted,
+
     #[error("`{name}` cannot be a package's name: {reason}")]
     NewName { name: String, reason: &'static str },
     #[error("{} exists already", path.display())]
@@ -234,6 +240,7 @@ impl Error {
             Self::NoChannel { .. } => "`cargo relmgr channel show` lists them".into(),
             Self::NoRepository => "give --repository file:///directory or s3://bucket/prefix, or set RELMGR_REPOSITORY".into(),
             Self::NoCheckout { .. } => "--relmgr takes the directory of relmgr's own Cargo.toml".into(),
+            Self::Rehearsal(failure) => return failure.hint.clone(),
             Self::Exists { .. } => "choose another name, or another --path".into(),
             _ => return None,
         })

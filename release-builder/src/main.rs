@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`commands`] | the command line, one file per command |
 //! | [`build`] | from a Cargo package to a library, and from that to `target/relmgr/` |
+//! | [`rehearse`] | the shipped release to the one that was built, and back, on a node that is thrown away |
 //! | [`error`] | what can fail, why, and what to do about it |
 //! | [`ui`] | lines for people: progress on stderr, tables on stdout |
 
@@ -11,6 +12,7 @@ mod build;
 mod commands;
 mod error;
 mod key;
+mod rehearse;
 mod ui;
 
 use std::process::ExitCode;

@@ -22,6 +22,7 @@ mod points;
 mod probation;
 mod pull;
 mod random;
+mod rehearse;
 mod repository;
 mod retire;
 mod rights;

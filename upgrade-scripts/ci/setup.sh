@@ -25,6 +25,11 @@ if ! cargo relmgr version >/dev/null 2>&1; then
     read -r -a source <<<"${RELMGR_SOURCE:?is not set: how cargo install finds cargo-relmgr, such as --git URL --tag v1}"
     cargo install --locked "${source[@]}" cargo-relmgr
 fi
+# A rehearsal runs a node.
+if [ -n "${RELMGR_REHEARSE-}" ] && ! command -v relmgr >/dev/null; then
+    read -r -a source <<<"${RELMGR_SOURCE:?is not set: how cargo install finds relmgr, such as --git URL --tag v1}"
+    cargo install --locked "${source[@]}" relmgr
+fi
 found=$(cargo relmgr version)
 echo "$found"
 if [ -n "${RELMGR_VERSION-}" ] && [[ "$found " != *" $RELMGR_VERSION "* ]]; then

@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("relmgr-tables", &["relmgr-abi"]),
     ("relmgr-app", &["relmgr-abi", "relmgr-app-derive", "relmgr-tables"]),
     ("relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store", "relmgr-tables"]),
-    ("cargo-relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store"]),
+    ("cargo-relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store", "relmgr-tables"]),
     ("live-poll", &["relmgr-app"]),
 ];
 

@@ -11,6 +11,7 @@ mod new;
 mod previous;
 mod promote;
 mod publish;
+mod rehearse;
 mod release;
 mod verify;
 mod version;
@@ -55,6 +56,7 @@ Exit codes: 0 done, 1 failed (the message says why), 2 the command line is wrong
 enum Command {
     New(new::Args),
     Release(release::Args),
+    Rehearse(rehearse::Args),
     Publish(publish::Args),
     Promote(promote::Args),
     List(list::Args),
@@ -156,6 +158,7 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<(), Error> {
     match Cli::parse_from(args).command {
         Command::New(args) => new::run(&args),
         Command::Release(args) => release::run(&args),
+        Command::Rehearse(args) => rehearse::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::List(args) => list::run(&args),

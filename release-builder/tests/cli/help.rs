@@ -16,6 +16,7 @@ fn help_is_what_it_was() {
     let names = [
         "new",
         "release",
+        "rehearse",
         "publish",
         "promote",
         "list",

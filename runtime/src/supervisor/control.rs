@@ -16,7 +16,9 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use relmgr_model::control::{Fault, OperationRequest};
+use relmgr_model::recording::RecordingRequest;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_stream::StreamExt;
@@ -27,6 +29,7 @@ use super::handler::{self, OperationError};
 use super::node::{End, Node};
 use super::peer::Peer;
 use super::pull;
+use super::recording::{self, RecordingError};
 
 /// A request for an operation takes a few hundred bytes.
 const REQUEST_BYTES: usize = 64 * 1024;
@@ -107,7 +110,7 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, peer: Peer) -> Res
         (&Method::GET, "/v1/releases") => json(StatusCode::OK, &node.releases()),
         (&Method::GET, "/v1/conf/effective") => told(conf::effective(node, request.uri().query()).await),
         (&Method::GET, "/v1/conf/diff") => told(conf::differences(node).await),
-        (&Method::POST, "/v1/operations") => match read_request(request).await {
+        (&Method::POST, "/v1/operations") => match read_request::<OperationRequest>(request).await {
             Ok(request) => operate(node, request, uid),
             Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
         },
@@ -117,6 +120,14 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, peer: Peer) -> Res
         },
         (&Method::POST, "/v1/pull/pause") => told(pull::pause(node, uid)),
         (&Method::POST, "/v1/pull/resume") => told(pull::resume(node, uid)),
+        (&Method::POST, "/v1/state/save") => match read_request(request).await {
+            Ok(RecordingRequest { directory }) => recorded(recording::save(node, directory, uid).await),
+            Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
+        },
+        (&Method::POST, "/v1/state/load") => match read_request(request).await {
+            Ok(RecordingRequest { directory }) => recorded(recording::load(node, directory, uid).await),
+            Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
+        },
         (&Method::POST, "/v1/stop") => {
             tracing::info!(uid, "stop was asked for");
             node.end_for(End::Asked);
@@ -125,13 +136,14 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, peer: Peer) -> Res
         (method, path) => {
             let error = format!("there is no {method} {path}");
             let known = "GET /v1/ping, /v1/status, /v1/releases, /v1/conf/effective, /v1/conf/diff; \
-                         POST /v1/operations, /v1/pull/now, /v1/pull/pause, /v1/pull/resume, /v1/stop";
+                         POST /v1/operations, /v1/pull/now, /v1/pull/pause, /v1/pull/resume, \
+                         /v1/state/save, /v1/state/load, /v1/stop";
             json(StatusCode::NOT_FOUND, &Fault { error, hint: Some(known.into()) })
         }
     }
 }
 
-async fn read_request(request: Request<Incoming>) -> Result<OperationRequest, Fault> {
+async fn read_request<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Fault> {
     let fault = |error: String| Fault { error, hint: None };
     let body = Limited::new(request.into_body(), REQUEST_BYTES).collect().await;
     let body = body.map_err(|error| fault(format!("the request was not read: {error}")))?;
@@ -158,6 +170,20 @@ fn ndjson<T: Serialize + Send + Sync + 'static>(values: UnboundedReceiver<T>) ->
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(lines)));
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/x-ndjson"));
     response
+}
+
+/// What became of a recording.
+fn recorded<T: Serialize>(result: Result<T, RecordingError>) -> Response<Body> {
+    match result {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(error) => {
+            let status = match error {
+                RecordingError::Busy => StatusCode::CONFLICT,
+                _ => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            json(status, &Fault { error: error.describe(), hint: None })
+        }
+    }
 }
 
 /// What was asked for, or why there is none.

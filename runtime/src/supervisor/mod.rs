@@ -33,6 +33,7 @@ mod peer;
 mod preflight;
 mod pull;
 mod pulse;
+mod recording;
 mod relay;
 mod systemd;
 mod takeover;

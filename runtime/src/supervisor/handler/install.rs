@@ -24,7 +24,7 @@ use super::walk::{Fetched, Walk};
 
 /// A trial that takes longer hangs: opening a library takes milliseconds, an application's check asks for nothing
 /// that takes longer than its start.
-const PREFLIGHT_SLACK: Duration = Duration::from_secs(5);
+pub(super) const PREFLIGHT_SLACK: Duration = Duration::from_secs(5);
 
 /// Progress of a download is told about this often.
 const TELL_EVERY: u64 = 1024 * 1024;
@@ -219,7 +219,8 @@ impl Walk<'_> {
         let settings = self.effective.as_ref().map(relmgr_conf::Effective::to_json).unwrap_or_default();
         let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
         let copy = self.copy_state(to).await?;
-        let state = copy.as_ref().map(|copy| (copy.path.as_path(), copy.schema));
+        let state = copy.as_ref().and_then(|copy| copy.to_read());
+        let state = state.as_ref().map(|(path, schema)| (path.as_path(), *schema));
         let tried = try_release(&library, &settings, state, &self.node.settings.preflight, deadline).await;
         self.forget_copy(copy.as_ref()).await;
         let redact = |error: PreflightError| self.effective.iter().fold(error, PreflightError::redacted);

@@ -12,6 +12,7 @@ mod probation;
 mod self_upgrade;
 mod state;
 mod switch;
+mod trial;
 mod undo;
 mod walk;
 
