@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | [`commands`] | the command line, one file per command |
 //! | [`build`] | from a Cargo package to a library, and from that to `target/relmgr/` |
+//! | [`dev`] | from a save to the first request that the new code answers |
 //! | [`error`] | what can fail, why, and what to do about it |
 //! | [`ui`] | lines for people: progress on stderr, tables on stdout |
 
 mod build;
 mod commands;
+mod dev;
 mod error;
 mod key;
 mod ui;

@@ -9,6 +9,7 @@ mod conf;
 mod contract;
 mod crash;
 mod defects;
+mod dev;
 mod faults;
 mod faulty;
 mod journey;
