@@ -26,18 +26,25 @@ impl Crate {
         }
         std::fs::create_dir_all(directory.parent().unwrap()).unwrap();
         let mut new = Command::new(bin("cargo-relmgr"));
-        succeeds(new.args(["relmgr", "new", "hello", "--path"]).arg(&directory));
+        // cargo puts libraries of one name into one place.
+        succeeds(new.args(["relmgr", "new", &format!("hello-{name}"), "--path"]).arg(&directory));
         std::fs::copy(workspace().join("Cargo.lock"), directory.join("Cargo.lock")).unwrap();
         let this = Self { directory };
-        this.write(
-            "word/Cargo.toml",
-            "[package]\nname = \"word\"\nversion = \"1.0.0\"\nedition = \"2024\"\n",
-        );
+        // By another name in each crate: cargo takes what lies at the same place in two workspaces for the same.
+        let package = format!("[package]\nname = \"word-{name}\"\nversion = \"1.0.0\"\nedition = \"2024\"\n");
+        this.write("word/Cargo.toml", &format!("{package}[lib]\nname = \"word\"\n"));
         this.write("word/src/lib.rs", "pub const WORD: &str = \"world\";\n");
-        this.edit("Cargo.toml", "relmgr-app =", "word = { path = \"word\" }\nrelmgr-app =");
+        this.edit(
+            "Cargo.toml",
+            "relmgr-app =",
+            &format!("word-{name} = {{ path = \"word\" }}\nrelmgr-app ="),
+        );
         this.edit("src/lib.rs", "relmgr_app::export!(App);", STATE);
         this.edit("src/lib.rs", "format!(\"{}, world\", settings", "format!(\"{} {}\", settings");
         this.edit("src/lib.rs", "settings.greeting),", "settings.greeting, word::WORD),");
+        let trace = ".route(\"/trace\", get(|| async { std::backtrace::Backtrace::force_capture().to_string() }))\n\
+                     .route(\"/health\"";
+        this.edit("src/lib.rs", ".route(\"/health\"", trace);
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--lib", "--offline"]).current_dir(&this.directory);
         succeeds(cargo.env("CARGO_TARGET_DIR", target_dir()));
@@ -141,9 +148,16 @@ async fn what_is_saved_is_served_on_the_same_connection_with_its_state() {
     hello.edit("src/lib.rs", "\"{}; {}\" oops", "\"{}; {}\"");
     dev.serving();
     assert_eq!(ask(&mut connection).await, ("Hello; crates".into(), 5));
+    // The library in the release is without what debuggers read, and backtraces have their lines all the same.
+    let (_, trace) = connection.get("/trace").await.unwrap();
+    assert!(trace.contains("src/lib.rs:"), "{trace}");
 
     // What the node refuses is told in its words.
-    hello.edit("src/lib.rs", "let version =", "return Err(\"no database\".into());\n#[allow(unreachable_code)]\nlet version =");
+    hello.edit(
+        "src/lib.rs",
+        "let version =",
+        "return Err(\"no database\".into());\n#[allow(unreachable_code)]\nlet version =",
+    );
     dev.next("changed");
     dev.next("built");
     let failed = dev.next("failed");
@@ -177,7 +191,9 @@ async fn what_is_no_source_builds_nothing_and_what_is_saved_during_a_build_is_bu
     dev.next("serving");
 
     // None of these is a save: the one after them is what is told next.
-    for file in ["src/.lib.rs.swp", "src/lib.rs~", "src/4913", "src/.#lib.rs", "target/a.rs", "node/history.jsonl"] {
+    for file in
+        ["src/.lib.rs.swp", "src/lib.rs~", "src/4913", "src/.#lib.rs", "target/a.rs", "node/history.jsonl"]
+    {
         hello.write(file, "x");
     }
     std::fs::File::options().append(true).open(hello.directory.join("src/lib.rs")).unwrap();
@@ -228,8 +244,10 @@ async fn a_node_that_dies_is_told_and_one_that_was_left_behind_is_stopped() {
     let mut dev = hello.dev(place.path());
     dev.next("built");
     let version = dev.next("serving")["version"].as_str().unwrap().to_owned();
-    let supervisor = |dev: &Dev| dev.relmgr(&["status", "--json"]).ok().json()["supervisor_pid"].as_i64().unwrap();
-    let kill = |pid: i64| nix::sys::signal::kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    let supervisor =
+        |dev: &Dev| dev.relmgr(&["status", "--json"]).ok().json()["supervisor_pid"].as_i64().unwrap();
+    let kill =
+        |pid: i64| nix::sys::signal::kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
 
     // A second one in the same home is refused.
     let mut second = Command::new(bin("cargo-relmgr"));

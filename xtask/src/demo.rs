@@ -1,9 +1,9 @@
 //! `cargo xtask demo`: the whole road in one command, under load.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use chrono::{TimeDelta, Utc};
 use relmgr_model::Version;
 use relmgr_testkit::example;

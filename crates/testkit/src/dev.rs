@@ -36,8 +36,7 @@ impl Dev {
         let mut command = Command::new(bin("cargo-relmgr"));
         command.args(["relmgr", "dev", "--json", "--listen", "127.0.0.1:0", "--offline"]);
         command.arg("--manifest-path").arg(manifest).arg("--home").arg(&home).args(args);
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (sender, events) = channel();
         std::thread::spawn(move || {
@@ -121,6 +120,9 @@ impl Drop for Dev {
         if running {
             self.signal(Signal::SIGTERM);
             self.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- what it has told\n{}", self.words());
         }
     }
 }

@@ -12,7 +12,8 @@ pub fn standing_copy(copy: &Path) {
     let (_, shared) = manifest.split_once("[workspace.package]").expect("the workspace's manifest");
     let shared = shared.replace("path = \"", &format!("path = \"{}/", root.display()));
     let own = std::fs::read_to_string(copy.join("Cargo.toml")).unwrap();
-    std::fs::write(copy.join("Cargo.toml"), format!("{own}\n[workspace]\n\n[workspace.package]{shared}")).unwrap();
+    std::fs::write(copy.join("Cargo.toml"), format!("{own}\n[workspace]\n\n[workspace.package]{shared}"))
+        .unwrap();
     std::fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
 }
 

@@ -87,8 +87,8 @@ pub(crate) fn write(out: &Path, parts: &Parts<'_>, version: Option<Version>) -> 
 
     // 2. Its package, which gets its name only when nothing else has it.
     let packed = temporary.path().join("package.tar.gz");
-    let found =
-        package::pack_as(parts.packing, &directory, &packed).map_err(|source| Error::Pack { source: Box::new(source) })?;
+    let found = package::pack_as(parts.packing, &directory, &packed)
+        .map_err(|source| Error::Pack { source: Box::new(source) })?;
     match digest::of_file(&package_path) {
         Ok(before) if before == found => {}
         Ok(_) => return Err(Error::VersionTaken { version: manifest.version, directory: out.into() }),

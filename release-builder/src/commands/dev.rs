@@ -19,17 +19,19 @@ use crate::error::Error;
 #[command(
     mut_arg("profile", |profile| profile.default_value("dev")),
     after_help = "\
-What serves, and how, is taken from node/relmgr.toml and node/app.conf beside Cargo.toml, where they are; state tables
-stay in the home from one session to the next. The application learns that it is being developed
-(`Context::development`), so that its pages can reload themselves.
+What serves, and how, is taken from node/relmgr.toml and node/app.conf beside Cargo.toml, where
+they are; state tables stay in the home from one session to the next. The application learns that
+it is being developed (`Context::development`), so that its pages can reload themselves.
 
-An editor that runs cargo on each save (rust-analyzer) holds the target directory meanwhile: --target-dir target/dev
-gives this command one of its own.
+An editor that runs cargo on each save (rust-analyzer) holds the target directory meanwhile:
+--target-dir target/dev gives this command one of its own.
+
+With --json: started, changed, built, serving, unchanged, failed, stopped.
 
 Examples:
   cargo relmgr dev
   cargo relmgr dev --listen 127.0.0.1:3000 --features mail
-  cargo relmgr dev --json          one line per event: started, changed, built, serving, unchanged, failed, stopped"
+  cargo relmgr dev --json --lose-state"
 )]
 pub(super) struct Args {
     /// The Cargo.toml of the package or workspace

@@ -1,19 +1,23 @@
 //! From a save to a release that the node can fetch.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use relmgr_model::Version;
 use relmgr_model::manifest::Manifest;
+use relmgr_store::digest;
 use relmgr_store::package::Packing;
 
 use crate::build::compile::{CargoOptions, Purpose};
 use crate::build::output::{self, Parts};
 use crate::build::prepared::Prepared;
 use crate::build::project::Selection;
-use crate::build::{assets, elf, schema};
+use crate::build::{assets, debug, elf, schema};
 use crate::error::Error;
+
+/// As many libraries are kept for backtraces, beside the newest: what serves is rarely older than this.
+const SYMBOLS: usize = 8;
 
 /// What makes releases, one after the other.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(super) struct Maker {
     pub(super) prepared: Prepared,
     /// Where they are put.
     pub(super) packages: PathBuf,
+    /// Where whole libraries are kept for backtraces and debuggers.
+    pub(super) symbols: PathBuf,
     /// The newest there is.
     pub(super) last: Option<Version>,
 }
@@ -58,9 +64,13 @@ impl Maker {
         let files = assets::collect(&project.directory, &project.settings.assets)?;
         let read = |source| Error::Read { path: library.clone(), source };
         let mut bytes = std::fs::read(&library).map_err(read)?;
-        let mut facts = elf::read(&bytes, triple)
-            .map_err(|source| Error::Library { path: library.clone(), source })?;
+        let mut facts =
+            elf::read(&bytes, triple).map_err(|source| Error::Library { path: library.clone(), source })?;
         facts.clear_nodelete(&mut bytes);
+        let version = next(self.last.as_ref());
+        if let Some(less) = self.without_symbols(&library, &bytes) {
+            bytes = less;
+        }
         let schema = schema::find(project, &library, facts.abi, triple)?;
         let file_name = library.file_name().unwrap_or_default().to_string_lossy();
         let parts = Parts {
@@ -77,12 +87,35 @@ impl Maker {
             files: &files,
             packing: Packing::Local,
         };
-        let version = next(self.last.as_ref());
         let built = output::write(&self.packages, &parts, Some(version.clone()))?;
         // Whatever serves is installed; what was not taken is of no use.
         output::clean(&self.packages, &version)?;
         self.last = Some(version);
         Ok(Made { manifest: built.manifest, build, package: begun.elapsed() - build })
+    }
+}
+
+impl Maker {
+    /// The library without what debuggers read, which is kept beside the releases. `None`: it has none, or lies on
+    /// another file system, or on one without links.
+    fn without_symbols(&self, library: &Path, bytes: &[u8]) -> Option<Vec<u8>> {
+        std::fs::create_dir_all(&self.symbols).ok()?;
+        let modified = |path: &PathBuf| std::fs::metadata(path).and_then(|data| data.modified()).ok();
+        let entries = std::fs::read_dir(&self.symbols).ok()?;
+        let mut before: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        before.sort_by_key(modified);
+        for old in before.iter().rev().skip(SYMBOLS) {
+            // One that stays is in nobody's way.
+            let _ = std::fs::remove_file(old);
+        }
+        // Named by the code that it belongs to: what is linked again and is the same stays the same release.
+        let whole = |name: &str| self.symbols.join(format!("{name}.so"));
+        let code = digest::of_bytes(&debug::set_apart(bytes, &whole("-"))?).sha256;
+        match std::fs::hard_link(library, whole(&code)) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => None,
+            // A link costs nothing and keeps what it names: cargo and linkers write a new file each time.
+            _ => debug::set_apart(bytes, &whole(&code)),
+        }
     }
 }
 

@@ -65,8 +65,8 @@ pub(crate) async fn run(request: Request) -> Result<(), Error> {
     // 3. The node, and everything that happens while it runs.
     let relmgr = Relmgr::new(relmgr.as_deref(), place.home.clone());
     let mut node = relmgr.start().await?;
-    let maker =
-        Maker { selection, options, prepared, packages: place.packages.clone(), last: place.newest() };
+    let (packages, symbols, last) = (place.packages.clone(), place.symbols.clone(), place.newest());
+    let maker = Maker { selection, options, prepared, packages, symbols, last };
     let session = Session { place: &place, target: &target, relmgr: &relmgr, tell: &tell, lose_state };
     let ended = tokio::select! {
         ended = session.run(maker, watch) => ended,
@@ -91,9 +91,8 @@ struct Signals([Signal; 3]);
 
 impl Signals {
     fn new() -> Result<Self, Error> {
-        let handler = |kind| {
-            signal(kind).map_err(|source| Error::Run { program: "a signal's handler".into(), source })
-        };
+        let handler =
+            |kind| signal(kind).map_err(|source| Error::Run { program: "a signal's handler".into(), source });
         Ok(Self([
             handler(SignalKind::interrupt())?,
             handler(SignalKind::terminate())?,

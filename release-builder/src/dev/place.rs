@@ -4,6 +4,7 @@
 //! relmgr.toml    of node/relmgr.toml beside Cargo.toml, where there is one, with what development needs
 //! app.conf       a link to node/app.conf beside Cargo.toml, where there is one
 //! packages/      the release that was built last
+//! symbols/       libraries with all that debuggers read, which releases are without
 //! …              as in any node's home
 //! ```
 
@@ -42,6 +43,8 @@ pub(super) struct Place {
     pub(super) home: Home,
     /// Where releases are put for the node.
     pub(super) packages: PathBuf,
+    /// Where whole libraries are kept.
+    pub(super) symbols: PathBuf,
     /// The node that the package brings along for trying things out.
     pub(super) example: PathBuf,
     _lock: File,
@@ -80,7 +83,8 @@ impl Place {
         let text = format!("{OURS}: changes belong into {}.\n{text}", example.join("relmgr.toml").display());
         atomic::write(&settings_path, text.as_bytes(), 0o644).map_err(written(&settings_path))?;
         link(&example.join("app.conf"), &home.app_conf())?;
-        Ok(Self { home, packages, example, _lock: lock })
+        let symbols = path.join("symbols");
+        Ok(Self { home, packages, symbols, example, _lock: lock })
     }
 
     /// The newest version that was built for the node.

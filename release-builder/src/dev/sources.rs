@@ -10,8 +10,7 @@ use relmgr_store::atomic;
 use crate::build::project::Project;
 
 /// Directories in which nothing is written that a build reads.
-const APART: [&str; 8] =
-    [".git", ".hg", ".jj", ".svn", ".idea", ".vscode", ".direnv", "node_modules"];
+const APART: [&str; 8] = [".git", ".hg", ".jj", ".svn", ".idea", ".vscode", ".direnv", "node_modules"];
 
 /// A directory with this file says that it can be made anew (<https://bford.info/cachedir/>): cargo's target
 /// directories have it.
@@ -81,13 +80,17 @@ impl Sources {
         let (Some(name), Some(directory)) = (path.file_name().and_then(OsStr::to_str), path.parent()) else {
             return false;
         };
-        if is_temporary(name) || self.apart.iter().any(|apart| path.starts_with(apart)) {
+        if is_temporary(name) {
             return false;
         }
-        if self.packages.iter().any(|package| directory.starts_with(package)) {
-            return true;
-        }
-        directory == self.workspace && OF_WORKSPACE.contains(&name)
+        let of_workspace = directory == self.workspace && OF_WORKSPACE.contains(&name);
+        // Of a package and a directory apart, the nearer one decides: either may lie in the other.
+        let near = path.ancestors().skip(1).find_map(|above| match () {
+            () if self.packages.contains(above) => Some(true),
+            () if self.apart.iter().any(|apart| apart == above) => Some(false),
+            () => None,
+        });
+        near.unwrap_or(of_workspace)
     }
 
     /// Whether `path` decides on which files the sources are.
@@ -195,15 +198,22 @@ mod tests {
     fn what_editors_keep_for_themselves_does_not_count() {
         let (place, sources) = tree(&[]);
         let concern = |path: &str| sources.concern(&place.path().join(path));
-        for path in ["app/src/lib.rs", "app/Cargo.toml", "app/conf/schema.toml", "app/priv/page.html", "Cargo.lock"] {
+        for path in
+            ["app/src/lib.rs", "app/Cargo.toml", "app/conf/schema.toml", "app/priv/page.html", "Cargo.lock"]
+        {
             assert!(concern(path), "{path}");
         }
-        let editors = ["lib.rs~", ".lib.rs.swp", "4913", ".#lib.rs", "#lib.rs#", "lib.rs___jb_tmp___", "a.tmp"];
+        let editors =
+            ["lib.rs~", ".lib.rs.swp", "4913", ".#lib.rs", "#lib.rs#", "lib.rs___jb_tmp___", "a.tmp"];
         for name in editors {
             assert!(!concern(&format!("app/src/{name}")), "{name}");
         }
         for path in ["app/out/a.rs", "README.md", "elsewhere/a.rs"] {
             assert!(!concern(path), "{path}");
         }
+        let mut within = Sources { apart: vec![place.path().to_owned()], ..sources };
+        assert!(within.concern(&place.path().join("app/src/lib.rs")));
+        within.apart.push(place.path().join("app/out"));
+        assert!(!within.concern(&place.path().join("app/out/a.rs")));
     }
 }

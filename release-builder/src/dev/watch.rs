@@ -28,7 +28,7 @@ pub(super) struct Watch {
     watched: BTreeSet<PathBuf>,
     /// What a file held when it was saved last. A build script that writes the same into the sources at every build
     /// would be built for ever otherwise.
-    held: HashMap<PathBuf, Option<String>>,
+    held: HashMap<PathBuf, Content>,
     /// What was not there before the save that is going on.
     created: BTreeSet<PathBuf>,
 }
@@ -53,7 +53,14 @@ impl Watch {
             let _ = sender.send(event);
         });
         let watcher = watcher.map_err(|source| Error::Watch { source })?;
-        let mut watch = Self { sources, watcher, events, watched: BTreeSet::new(), held: HashMap::new(), created: BTreeSet::new() };
+        let mut watch = Self {
+            sources,
+            watcher,
+            events,
+            watched: BTreeSet::new(),
+            held: HashMap::new(),
+            created: BTreeSet::new(),
+        };
         watch.arm();
         Ok(watch)
     }
@@ -73,7 +80,12 @@ impl Watch {
             let _ = self.watcher.unwatch(gone);
         }
         self.watched.retain(|directory| wanted.contains(directory));
+        // What they hold now is what is built next.
+        let present: Vec<_> = wanted.iter().flat_map(|directory| files(directory)).collect();
         self.add(wanted);
+        for file in present.into_iter().filter(|file| self.sources.concern(file)) {
+            self.held.insert(file.clone(), holds(&file));
+        }
     }
 
     fn add(&mut self, directories: BTreeSet<PathBuf>) {
@@ -156,23 +168,41 @@ impl Watch {
         if !self.sources.concern(&path) {
             return None;
         }
-        let large = std::fs::metadata(&path).is_ok_and(|data| data.len() > READ);
-        let holds = match large {
-            true => None,
-            false => digest::of_file(&path).ok().map(|digest| digest.sha256),
-        };
-        let before = self.held.insert(path.clone(), holds.clone());
-        if is_new && before.as_ref().is_none_or(Option::is_none) {
+        let holds = holds(&path);
+        let same = holds != Content::Large && self.held.get(&path) == Some(&holds);
+        let before = self.held.insert(path.clone(), holds);
+        if is_new && before.is_none_or(|before| before == Content::Nothing) {
             self.created.insert(path.clone());
         }
-        (large || before.as_ref() != Some(&holds)).then_some(path)
+        (!same).then_some(path)
     }
+}
+
+/// What a file holds.
+#[derive(Debug, PartialEq, Eq)]
+enum Content {
+    /// There is no such file.
+    Nothing,
+    /// Too much to be read.
+    Large,
+    /// Bytes with this SHA-256.
+    Bytes(String),
+}
+
+fn holds(path: &Path) -> Content {
+    if std::fs::metadata(path).is_ok_and(|data| data.len() > READ) {
+        return Content::Large;
+    }
+    digest::of_file(path).map_or(Content::Nothing, |digest| Content::Bytes(digest.sha256))
 }
 
 /// The files in a directory.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Whether something was written: not read, and not marked.
