@@ -10,6 +10,7 @@ mod contract;
 mod crash;
 mod deaths;
 mod defects;
+mod dev;
 mod faults;
 mod faulty;
 mod hostile;

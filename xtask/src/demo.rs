@@ -1,11 +1,12 @@
 //! `cargo xtask demo`: the whole road in one command, under load.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use chrono::{TimeDelta, Utc};
 use relmgr_model::Version;
+use relmgr_testkit::example;
 use relmgr_testkit::kit::{self, Node, Release};
 use relmgr_testkit::load::{Load, Report, Request};
 use serde_json::json;
@@ -93,7 +94,7 @@ fn releases() -> anyhow::Result<(Release, Release)> {
     if copy.exists() {
         std::fs::remove_dir_all(&copy)?;
     }
-    standing_copy(&copy)?;
+    example::standing_copy(&copy);
     let version = |time| Version::from_build_time(time).to_string();
     let now = Utc::now();
     let one = kit::build(&copy.join("Cargo.toml"), "", &version(now));
@@ -106,38 +107,6 @@ fn releases() -> anyhow::Result<(Release, Release)> {
     std::fs::write(page, changed)?;
     let two = kit::build(&copy.join("Cargo.toml"), "", &version(now + TimeDelta::seconds(1)));
     Ok((one, two))
-}
-
-/// Copies the example, as an application that stands alone.
-pub fn standing_copy(copy: &Path) -> anyhow::Result<()> {
-    copy_tree(&kit::workspace().join("example-app"), copy)?;
-    stand_alone(copy)
-}
-
-/// Makes the copy a workspace of its own, with the paths of this one.
-fn stand_alone(copy: &Path) -> anyhow::Result<()> {
-    let root = kit::workspace();
-    let manifest = std::fs::read_to_string(root.join("Cargo.toml"))?;
-    let (_, shared) = manifest.split_once("[workspace.package]").context("the workspace's manifest")?;
-    let shared = shared.replace("path = \"", &format!("path = \"{}/", root.display()));
-    let own = std::fs::read_to_string(copy.join("Cargo.toml"))?;
-    std::fs::write(copy.join("Cargo.toml"), format!("{own}\n[workspace]\n\n[workspace.package]{shared}"))?;
-    std::fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock"))?;
-    Ok(())
-}
-
-fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let dest: PathBuf = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &dest)?;
-        } else {
-            std::fs::copy(entry.path(), dest)?;
-        }
-    }
-    Ok(())
 }
 
 fn print_json(whole: &Report) {

@@ -11,6 +11,7 @@ mod crash_matrix;
 mod deb;
 mod deltas;
 mod demo;
+mod dev;
 mod faults;
 mod lint;
 mod pipeline;

@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use relmgr_testkit::example;
 use relmgr_testkit::kit::{self, Node, bin};
 use relmgr_testkit::load::{Load, Request};
 use relmgr_testkit::s3::S3Server;
 
 use crate::bench::median;
-use crate::demo;
 
 const STAGES: [&str; 8] =
     ["push", "checkout", "build", "package", "publish", "fetch", "upgrade", "the command's own"];
@@ -68,7 +68,7 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn new(work: &Path, server: &'a S3Server) -> anyhow::Result<Self> {
         let (developer, bare) = (work.join("developer"), work.join("origin.git"));
-        demo::standing_copy(&developer)?;
+        example::standing_copy(&developer);
         git(work, &["init", "--quiet", "--bare", "--initial-branch=main", "origin.git"])?;
         git(&developer, &["init", "--quiet", "--initial-branch=main"])?;
         git(&developer, &["add", "."])?;

@@ -4,6 +4,7 @@ mod channel;
 mod completion;
 mod conf;
 mod describe;
+mod dev;
 mod gc;
 mod keygen;
 mod list;
@@ -41,6 +42,9 @@ struct Cli {
 const EXAMPLES: &str = "\
 An application's first day:
   cargo relmgr new hello && cd hello
+  cargo relmgr dev                 serve it, and every change of it while it serves
+
+Its first release:
   export RELMGR_REPOSITORY=file://$PWD/packages
   cargo relmgr release             build a release into target/relmgr/
   cargo relmgr publish             put it into the repository
@@ -55,6 +59,7 @@ Exit codes: 0 done, 1 failed (the message says why), 2 the command line is wrong
 #[derive(Debug, Subcommand)]
 enum Command {
     New(new::Args),
+    Dev(dev::Args),
     Release(release::Args),
     Rehearse(rehearse::Args),
     Publish(publish::Args),
@@ -157,6 +162,7 @@ impl RolloutArgs {
 pub(crate) fn run(args: Vec<OsString>) -> Result<(), Error> {
     match Cli::parse_from(args).command {
         Command::New(args) => new::run(&args),
+        Command::Dev(args) => dev::run(args),
         Command::Release(args) => release::run(&args),
         Command::Rehearse(args) => rehearse::run(&args),
         Command::Publish(args) => publish::run(&args),
