@@ -383,7 +383,7 @@ pub struct Pull {
     /// How often it asks; 0: not by itself.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
-    /// By how much the waits differ; absent: a fifth of the interval.
+    /// By how much the waits differ; absent: a fifth of the interval, and at boot up to a minute.
     #[serde(with = "humantime_serde")]
     pub jitter: Option<Duration>,
     /// When it may go to another release; empty: at any time.
