@@ -38,7 +38,7 @@ fn home() -> tempfile::TempDir {
     home
 }
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "run",
     "upgrade",
     "downgrade",
@@ -54,6 +54,8 @@ const COMMANDS: [&str; 20] = [
     "ping",
     "reload",
     "conf",
+    "pull",
+    "man",
     "restart",
     "self-upgrade",
     "stop",
