@@ -38,7 +38,7 @@ fn home() -> tempfile::TempDir {
     home
 }
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 23] = [
     "run",
     "upgrade",
     "downgrade",
@@ -55,6 +55,8 @@ const COMMANDS: [&str; 21] = [
     "reload",
     "conf",
     "state",
+    "pull",
+    "man",
     "restart",
     "self-upgrade",
     "stop",

@@ -22,6 +22,23 @@ fn another(node: &Node, name: &str) -> PathBuf {
     path
 }
 
+/// A relmgr of another version at another path, and that version: the same code, which says another number of itself
+/// wherever it says one. (Another build would take minutes.)
+fn renumbered(node: &Node, name: &str) -> (PathBuf, String) {
+    let own = env!("CARGO_PKG_VERSION");
+    let (rest, last) = own.split_at(own.len() - 1);
+    let other = format!("{rest}{}", if last == "9" { "8" } else { "9" });
+    let path = another(node, name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let places = bytes.windows(own.len()).enumerate().filter(|(_, window)| *window == own.as_bytes());
+    let places: Vec<_> = places.map(|(at, _)| at).collect();
+    for at in places {
+        bytes[at..at + own.len()].copy_from_slice(other.as_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+    (path, other)
+}
+
 fn executable(pid: i32) -> PathBuf {
     std::fs::read_link(format!("/proc/{pid}/exe")).unwrap()
 }
@@ -89,6 +106,26 @@ async fn the_process_becomes_the_new_relmgr_and_nobody_notices() {
     }
     node.relmgr(&["run"]).failed(1, &["another supervisor", &pid.to_string()]);
     node.relmgr(&["stop"]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relmgr_of_another_version_takes_over_and_gives_back() {
+    let node = Node::serving("relmgr-faulty", SHORT, &[&release("faulty", "", "1.0.0")]);
+    let own = env!("CARGO_PKG_VERSION");
+    let ((new, other), old) = (renumbered(&node, "relmgr-new"), another(&node, "relmgr-old"));
+    let load = Load::start(node.address(), &[Request::get("/")], 8);
+    for (binary, from, to) in [(&new, own, other.as_str()), (&old, &other, own)] {
+        let before = load.answered();
+        let done = node.relmgr(&["self-upgrade", binary.to_str().unwrap()]).ok();
+        assert!(done.stdout.contains(&format!("relmgr {to} runs the node")), "{done:?}");
+        assert_eq!(
+            (node.status().relmgr.as_str(), executable(node.host_pid().as_raw())),
+            (to, binary.clone())
+        );
+        assert_eq!(last(&node)["relmgr"], serde_json::json!({ "from": from, "to": to }));
+        wait_for("the load goes on", || (load.answered() > before + 100).then_some(()));
+    }
+    unharmed(&load.stop());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,12 +27,18 @@ pub struct Args {
     /// Leave the node running and say what to try next
     #[arg(long)]
     keep: bool,
+    /// Take relmgr and cargo-relmgr from here, instead of building them as users get them
+    #[arg(long, value_name = "DIR")]
+    binaries: Option<PathBuf>,
 }
 
 /// Builds, publishes, runs, upgrades and downgrades under load; fails when a client saw a failure.
 pub fn main(args: &Args) -> anyhow::Result<()> {
     eprintln!("== building relmgr, cargo-relmgr and two releases of example-app from changed source");
-    let binaries = build_release_binaries()?;
+    let binaries = match &args.binaries {
+        Some(binaries) => std::path::absolute(binaries)?,
+        None => build_release_binaries()?,
+    };
     kit::use_binaries(&binaries);
     let (one, two) = releases()?;
 
