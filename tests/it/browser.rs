@@ -1,5 +1,6 @@
 //! A page in a real browser stays open across upgrades: no reconnect, no message lost, none twice.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -14,16 +15,18 @@ use crate::client::{eventually, get};
 use crate::sessions::{Socket, next, open, releases, text};
 
 /// A browser takes its time to start on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Chromium with one page and a profile of its own, while it runs.
-struct Browser(
-    Child,
-    #[expect(dead_code, reason = "its profile lives as long as it does")] Mutex<tempfile::TempDir>,
-);
+pub struct Browser(Child, Mutex<tempfile::TempDir>);
 
 impl Browser {
-    fn open(url: &str) -> Self {
+    /// Where it keeps what it knows.
+    pub fn profile(&self) -> PathBuf {
+        self.1.lock().unwrap().path().to_owned()
+    }
+
+    pub fn open(url: &str) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let started = Command::new("chromium")
             .args([
@@ -33,7 +36,7 @@ impl Browser {
                 "--disable-dev-shm-usage",
                 "--no-first-run",
             ])
-            // It stays until it is killed; the port is its own choice, and nobody asks it anything.
+            // It stays until it is killed; the port of DevTools is its own choice.
             .args(["--remote-debugging-port=0", "--disable-background-networking"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg(url)

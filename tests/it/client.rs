@@ -24,7 +24,15 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    /// `None`: nobody listens.
+    pub async fn try_open(address: SocketAddr) -> Option<Self> {
+        Some(Self::over(TcpStream::connect(address).await.ok()?).await)
+    }
+
+    async fn over(stream: TcpStream) -> Self {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         let task = tokio::spawn(async move { drop(connection.await) });
         Self { sender, _task: task }
@@ -37,7 +45,12 @@ impl Connection {
 
     /// Status and body of `GET path`.
     pub async fn get(&mut self, path: &str) -> Result<(u16, String), String> {
-        let request = Request::get(path).header("host", "test").body(Full::default()).unwrap();
+        self.get_from(path, "test").await
+    }
+
+    /// The same of a server that looks at the host's name.
+    pub async fn get_from(&mut self, path: &str, host: &str) -> Result<(u16, String), String> {
+        let request = Request::get(path).header("host", host).body(Full::default()).unwrap();
         let response = self.send(request).await.map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(|error| format!("in the body: {error}"))?;

@@ -58,7 +58,7 @@ pub async fn ask(socket: &mut Socket, words: &str) -> Value {
 }
 
 /// The close frame's code, whatever messages come before it.
-async fn close_code(socket: &mut Socket) -> u16 {
+pub async fn close_code(socket: &mut Socket) -> u16 {
     loop {
         match next(socket).await {
             Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
@@ -375,4 +375,42 @@ async fn raw_tcp_lives_across_upgrades_too() {
     assert_eq!(Line(BufReader::new(TcpStream::connect(&unused).await.unwrap())).read().await, "");
     assert_eq!(line.read().await, "");
     assert_eq!(ended(&node, "idle"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_arrive_in_their_order_and_once_while_releases_are_exchanged() {
+    let (one, two) = releases();
+    let node = Node::serving("relmgr-sessions", "", &[&one, &two]);
+    let address = node.address();
+    let mut socket = open(address, "/echo").await;
+    let number = ask(&mut socket, "hello").await["number"].as_u64().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let pushing = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let (mut pushed, mut versions) = (0_u64, std::collections::BTreeSet::new());
+            while !stop.load(Ordering::Relaxed) {
+                let (status, version) = post(address, &format!("/push/{number}"), &pushed.to_string()).await;
+                assert_eq!(status, StatusCode::OK, "{version}");
+                versions.insert(version);
+                pushed += 1;
+            }
+            (pushed, versions.len())
+        }
+    });
+    let node = tokio::task::spawn_blocking(move || {
+        for _ in 0..10 {
+            node.relmgr(&["upgrade", "1.0.1"]).ok();
+            node.relmgr(&["downgrade"]).ok();
+        }
+        node
+    });
+    let node = node.await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let (pushed, versions) = pushing.await.unwrap();
+    assert!(pushed > 100 && versions == 2, "{pushed} {versions}");
+    for expected in 0..pushed {
+        assert_eq!(text(&mut socket).await, expected.to_string());
+    }
+    assert_eq!(node.status().sessions.unwrap().totals.begun, 1);
 }

@@ -12,11 +12,11 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Connection, get};
 
-type Numbers = BTreeMap<String, i64>;
+pub type Numbers = BTreeMap<String, i64>;
 
 /// A node with releases of all three forms: 1.0.1 is of the first, 1.0.2 of the second, 1.0.3 of the third.
-struct Scene {
-    node: Node,
+pub struct Scene {
+    pub node: Node,
     told: PathBuf,
     _directory: tempfile::TempDir,
 }
@@ -27,44 +27,66 @@ fn forms() -> [Release; 3] {
 }
 
 impl Scene {
-    fn new(settings: &str) -> Self {
+    pub fn new(settings: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let told = directory.path().join("told");
-        let mut node = Node::new("relmgr-state", settings);
+        let node = Node::new("relmgr-state", settings);
         forms().iter().for_each(|release| node.publish(release));
-        node.start_with(&[("RELMGR_TEST_STATE", told.to_str().unwrap())]);
-        node.relmgr(&["upgrade", "1.0.1"]).ok();
-        Self { node, told, _directory: directory }
+        let mut scene = Self { node, told, _directory: directory };
+        scene.start();
+        scene.node.relmgr(&["upgrade", "1.0.1"]).ok();
+        scene
+    }
+
+    /// Starts the node, for the first time or again.
+    pub fn start(&mut self) {
+        self.node.start_with(&[("RELMGR_TEST_STATE", self.told.to_str().unwrap())]);
     }
 
     /// Says what is to go wrong from now on.
-    fn tell(&self, words: &str) {
+    pub fn tell(&self, words: &str) {
         // Nobody reads half of it.
         let new = self.told.with_extension("new");
         std::fs::write(&new, words).unwrap();
         std::fs::rename(new, &self.told).unwrap();
     }
 
-    async fn get(&self, path: &str) -> String {
+    pub async fn get(&self, path: &str) -> String {
         let (status, body) = get(self.node.address(), path).await;
         assert_eq!(status, 200, "{path}: {body}");
         body
     }
 
-    async fn add(&self, key: &str, by: i64) {
+    pub async fn add(&self, key: &str, by: i64) {
         self.get(&format!("/add?key={key}&by={by}")).await;
     }
 
-    async fn all(&self) -> Numbers {
+    pub async fn all(&self) -> Numbers {
         serde_json::from_str(&self.get("/all").await).unwrap()
     }
 
-    fn current(&self) -> String {
+    /// Waits until somebody waits as it was told to.
+    pub fn wait_at(&self, word: &str) {
+        let path = PathBuf::from(format!("{}.{word}", self.told.display()));
+        wait_for(word, || path.exists().then_some(()));
+    }
+
+    /// From now on those who wait are new ones.
+    pub fn forget_waits(&self) {
+        for entry in std::fs::read_dir(self.told.parent().unwrap()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("told.")) {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    }
+
+    pub fn current(&self) -> String {
         self.node.current().unwrap()
     }
 }
 
-fn numbers(of: &[(&str, i64)]) -> Numbers {
+pub fn numbers(of: &[(&str, i64)]) -> Numbers {
     of.iter().map(|(key, number)| ((*key).to_owned(), *number)).collect()
 }
 
@@ -434,10 +456,25 @@ async fn a_check_tries_the_step_down_on_a_copy() {
 /// What may happen to a node with state.
 #[derive(Debug, Clone)]
 enum Step {
-    Add { key: usize, by: i64 },
-    Go { to: usize },
-    Fail { to: usize, how: usize },
+    Add {
+        key: usize,
+        by: i64,
+    },
+    Go {
+        to: usize,
+    },
+    Fail {
+        to: usize,
+        how: usize,
+    },
+    /// A newer release on probation, which is committed or not.
+    Try {
+        to: usize,
+        commits: bool,
+    },
+    Restart,
     KillHost,
+    KillSupervisor,
 }
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
@@ -449,15 +486,18 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..KEYS.len(), -9_i64..9).prop_map(|(key, by)| Step::Add { key, by }),
         6 => (0..VERSIONS.len()).prop_map(|to| Step::Go { to }),
         2 => (0..VERSIONS.len(), 0..FAULTS.len()).prop_map(|(to, how)| Step::Fail { to, how }),
+        3 => (1..VERSIONS.len(), any::<bool>()).prop_map(|(to, commits)| Step::Try { to, commits }),
+        1 => Just(Step::Restart),
         1 => Just(Step::KillHost),
+        1 => Just(Step::KillSupervisor),
     ]
 }
 
 /// The model: a map, and the version that serves. A host that dies takes the map along.
-fn take(runtime: &tokio::runtime::Runtime, scene: &Scene, model: &mut (Numbers, usize), step: &Step) {
-    let go = |to: usize| {
-        let command = if to > model.1 { "upgrade" } else { "downgrade" };
-        scene.node.relmgr(&[command, VERSIONS[to], "--retry"])
+fn take(runtime: &tokio::runtime::Runtime, scene: &mut Scene, model: &mut (Numbers, usize), step: &Step) {
+    let go = |to: usize| match to > model.1 {
+        true => scene.node.relmgr(&["upgrade", VERSIONS[to], "--retry", "--no-probation"]),
+        false => scene.node.relmgr(&["downgrade", VERSIONS[to], "--retry"]),
     };
     match step {
         Step::Add { key, by } => {
@@ -481,6 +521,25 @@ fn take(runtime: &tokio::runtime::Runtime, scene: &Scene, model: &mut (Numbers, 
                 code => assert_eq!(code, 1, "{done:?}"),
             }
         }
+        // What serves is not tried.
+        Step::Try { to, .. } if *to <= model.1 => {}
+        Step::Try { to, commits } => {
+            scene.node.relmgr(&["upgrade", VERSIONS[*to], "--retry", "--detach"]).ok();
+            wait_for("it is on probation", || scene.node.status().probation_ends_at);
+            runtime.block_on(scene.add(KEYS[0], 1));
+            *model.0.entry(KEYS[0].to_owned()).or_default() += 1;
+            scene.node.relmgr(&[if *commits { "commit" } else { "rollback" }]).ok();
+            wait_for("the operation is over", || scene.node.is_settled().then_some(()));
+            if *commits {
+                model.1 = *to;
+            }
+        }
+        Step::Restart => drop(scene.node.relmgr(&["restart"]).ok()),
+        Step::KillSupervisor => {
+            scene.node.kill_supervisor();
+            scene.start();
+            model.0.clear();
+        }
         Step::KillHost => {
             let died = scene.node.host_pid();
             nix::sys::signal::kill(died, nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -498,13 +557,17 @@ fn take(runtime: &tokio::runtime::Runtime, scene: &Scene, model: &mut (Numbers, 
 #[test]
 fn any_sequence_ends_with_what_the_model_has() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let config = Config { cases: 4, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    // A soak sets PROPTEST_CASES.
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(4);
+    let config = Config { cases, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&proptest::collection::vec(step(), 1..14), |steps| {
-            let scene = Scene::new("[supervisor]\nintensity = 100\n");
+            let mut scene = Scene::new(
+                "[upgrade]\nprobation = \"10m\"\ndrain = \"2s\"\n[supervisor]\nintensity = 1000\n",
+            );
             let mut model = (Numbers::new(), 0);
             for step in &steps {
-                take(&runtime, &scene, &mut model, step);
+                take(&runtime, &mut scene, &mut model, step);
                 let found = (runtime.block_on(scene.all()), scene.current());
                 let expected = (model.0.clone(), VERSIONS[model.1].to_owned());
                 prop_assert_eq!(found, expected, "{:?}", step);

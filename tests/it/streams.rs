@@ -3,7 +3,10 @@
 
 use futures_util::SinkExt;
 use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use relmgr_testkit::kit::{Node, wait_for};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Connection;
@@ -86,4 +89,61 @@ async fn a_websocket_of_axums_own_stays_with_its_release_and_is_closed_at_the_dr
     let mut socket = open(node.address(), "/own").await;
     socket.send(Message::text("hello")).await.unwrap();
     assert_eq!(text(&mut socket).await, "1.0.1 hello");
+}
+
+/// Asks for `path` and reads nothing of what comes, not even the head.
+async fn ask_and_stall(address: std::net::SocketAddr, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();
+    stream
+}
+
+/// hyper asks a body for nothing while its client takes nothing, so nothing of the drain's end reaches it.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_do_not_read_keep_no_release_in_memory() {
+    let (one, two) = releases();
+    let node = Node::serving("relmgr-sessions", "[upgrade]\ndrain = \"200ms\"\n", &[&one, &two]);
+    let address = node.address();
+    let stalled = [ask_and_stall(address, "/flood").await, ask_and_stall(address, "/large").await];
+    // One that reads as fast as it can is brought to a clean end.
+    let reading = tokio::spawn(read(address, "/flood"));
+    let is_under_way = || (node.status().generations[0].in_flight == 3).then_some(());
+    wait_for("three answers are under way", is_under_way);
+    let upgraded = tokio::task::spawn_blocking(move || (node.relmgr(&["upgrade", "1.0.1"]).ok(), node));
+    let (done, node) = upgraded.await.unwrap();
+    assert!(done.stderr.contains("3 requests on 1.0.0 were cut at the drain deadline"), "{done:?}");
+    assert!(!done.stderr.contains("is still in memory"), "{done:?}");
+    assert_eq!(node.mapped().len(), 1, "{:?}", node.status());
+    assert!(reading.await.unwrap().unwrap().bytes().all(|byte| byte == b'x'));
+    drop(stalled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_http2_that_is_not_read_ends_after_what_else_its_connection_carries() {
+    let (one, two) = releases();
+    let node = Node::serving("relmgr-sessions", "[upgrade]\ndrain = \"200ms\"\n", &[&one, &two]);
+    let stream = TcpStream::connect(node.address()).await.unwrap();
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.unwrap();
+    let connection = tokio::spawn(connection);
+    let url = format!("http://{}", node.address());
+    let get = |path: &str| {
+        let request = http::Request::get(format!("{url}{path}"));
+        request.body(http_body_util::Full::<bytes::Bytes>::default()).unwrap()
+    };
+    // Its window is full soon, and nobody opens it.
+    let stalled = sender.send_request(get("/flood")).await.unwrap();
+    wait_for("it streams", || (node.status().generations[0].in_flight == 1).then_some(()));
+    let upgraded = tokio::task::spawn_blocking(move || (node.relmgr(&["upgrade", "1.0.1"]).ok(), node));
+    // Meanwhile others on the same connection are answered until it takes nothing new.
+    let mut answered = 0;
+    while let Ok(answer) = sender.send_request(get("/api/public/version")).await {
+        answered += u32::from(answer.status() == 200);
+    }
+    assert!(answered > 0);
+    let (done, node) = upgraded.await.unwrap();
+    assert!(done.stderr.contains("1 requests on 1.0.0 were cut at the drain deadline"), "{done:?}");
+    assert_eq!(node.mapped().len(), 1, "{:?}", node.status());
+    assert!(stalled.into_body().collect().await.is_err(), "its client hears that there is no more");
+    let _ = connection.await;
 }

@@ -8,37 +8,37 @@ use relmgr_model::tables::{SchemaCount, TableStatus, TablesStatus};
 use relmgr_testkit::kit::{self, Node, Release, release, wait_for};
 use serde_json::{Value, json};
 
-const APP: &str = "relmgr-tabled";
+pub const APP: &str = "relmgr-tabled";
 
 /// The first and the second release of the same application: their records differ.
-fn releases() -> [Release; 2] {
+pub fn releases() -> [Release; 2] {
     [release("tabled", "", "1.0.0"), release("tabled", "second", "2.0.0")]
 }
 
-async fn ask(node: &Node, path: &str) -> String {
+pub async fn ask(node: &Node, path: &str) -> String {
     let (status, body) = get(node.address(), path).await;
     assert_eq!(status, 200, "{path}: {body}");
     body
 }
 
-async fn item(node: &Node, key: u64) -> Value {
+pub async fn item(node: &Node, key: u64) -> Value {
     serde_json::from_str(&ask(node, &format!("/item/{key}")).await).unwrap()
 }
 
-async fn sum(node: &Node) -> Value {
+pub async fn sum(node: &Node) -> Value {
     serde_json::from_str(&ask(node, "/sum").await).unwrap()
 }
 
-fn tables(node: &Node) -> TablesStatus {
+pub fn tables(node: &Node) -> TablesStatus {
     wait_for("the node tells of its tables", || node.status().tables)
 }
 
-fn items(node: &Node) -> TableStatus {
+pub fn items(node: &Node) -> TableStatus {
     tables(node).tables.into_iter().find(|table| table.name == "items").unwrap()
 }
 
 /// Waits until the sweep has been through all items and found these schema versions.
-fn swept(node: &Node, schemas: &[(u32, u64)]) -> TableStatus {
+pub fn swept(node: &Node, schemas: &[(u32, u64)]) -> TableStatus {
     let expected: Vec<_> =
         schemas.iter().map(|(schema, records)| SchemaCount { schema: *schema, records: *records }).collect();
     wait_for(&format!("the items have the schemas {schemas:?}"), || {
@@ -48,7 +48,7 @@ fn swept(node: &Node, schemas: &[(u32, u64)]) -> TableStatus {
     })
 }
 
-fn kill_host(node: &Node) {
+pub fn kill_host(node: &Node) {
     let host = node.host_pid();
     kill(host, Signal::SIGKILL).unwrap();
     wait_for("another host serves", || {
@@ -118,16 +118,24 @@ async fn a_host_killed_in_a_migration_or_a_transaction_loses_nothing() {
     assert_eq!(swept(&node, &[(2, 30_000)]).records, 30_000);
     assert_eq!(sum(&node).await, before);
 
-    for _ in 0..5 {
+    ask(&node, "/stamp/30000/0").await;
+    for number in 1..=5 {
         // The request is in the middle of its transactions when the host goes, whichever that is.
         let address = node.address();
-        let filling = tokio::spawn(async move { Connection::open(address).await.get("/fill/30000").await });
-        while !filling.is_finished() && node.status().generations.iter().all(|of| of.in_flight == 0) {
+        let path = format!("/stamp/30000/{number}");
+        let stamping = tokio::spawn(async move { Connection::open(address).await.get(&path).await });
+        while !stamping.is_finished() && node.status().generations.iter().all(|of| of.in_flight == 0) {
             tokio::task::yield_now().await;
         }
         kill_host(&node);
-        let _ = filling.await;
-        assert_eq!(sum(&node).await, before);
+        let done = stamping.await.unwrap().is_ok_and(|(status, _)| status == 200);
+        let stamps: Vec<(u64, u64, u64)> = serde_json::from_str(&ask(&node, "/stamps").await).unwrap();
+        assert_eq!(stamps.len(), 30);
+        // Each transaction is there as a whole or not at all, and those that are there are the first ones.
+        assert!(stamps.iter().all(|(count, least, most)| (*count, least) == (1_000, most)), "{stamps:?}");
+        let numbers: Vec<_> = stamps.iter().map(|(_, least, _)| *least).collect();
+        assert!(numbers.is_sorted_by(|one, next| one >= next), "{numbers:?}");
+        assert!(!done || numbers.iter().all(|one| *one == number), "{numbers:?}");
     }
 }
 

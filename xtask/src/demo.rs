@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the whole road in one command, under load.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;

@@ -25,6 +25,9 @@ pub struct Counts {
     pub ends: [u64; ENDS.len()],
     /// Handlers that panicked.
     pub panics: u64,
+    /// Answers that were broken off at the end of a drain, streams among them.
+    #[serde(default)]
+    pub cut: u64,
     /// From the request's head to the answer's head, for some of the requests.
     pub latencies: Latencies,
     /// Of the same requests, all together, in nanoseconds.
@@ -51,6 +54,7 @@ impl Counts {
             *mine = with(*mine, others);
         }
         self.panics = with(self.panics, other.panics);
+        self.cut = with(self.cut, other.cut);
         self.latency_ns = with(self.latency_ns, other.latency_ns);
     }
 
@@ -88,6 +92,7 @@ mod tests {
         Counts {
             ends: [0, 0, ok, 0, 0, 1],
             panics: 1,
+            cut: 2,
             latencies: Latencies::new(classes),
             latency_ns: micros.iter().sum::<u64>() * 1000,
         }
@@ -107,7 +112,7 @@ mod tests {
     fn sums_are_sums_and_nothing_goes_back() {
         let mut sum = counts(3, &[100, 2000]);
         sum.add(&counts(4, &[50]));
-        assert_eq!((sum.ends[2], sum.panics, sum.requests()), (7, 2, 9));
+        assert_eq!((sum.ends[2], sum.panics, sum.cut, sum.requests()), (7, 2, 4, 9));
         assert_eq!((sum.latencies.count(), sum.latency()), (3, Duration::from_micros(2150)));
         let (earlier, later) = (counts(3, &[100]), counts(5, &[100, 200]));
         let mut seen = later.clone();

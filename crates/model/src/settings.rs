@@ -366,6 +366,22 @@ pub struct Preflight {
     pub files: u64,
 }
 
+impl Preflight {
+    /// A trial that changes a state of `bytes` has it in its older and its newer form at once. In memory a form takes up
+    /// to eight times what it does when it is encoded: a number of a byte has its place in a map, with a key's text.
+    const OF_STATE: u64 = 2 * 8;
+
+    /// The same for a trial that is given a state of so many bytes.
+    #[must_use]
+    pub fn with_state(&self, bytes: u64) -> Self {
+        let memory_bytes = match self.memory_bytes {
+            0 => 0,
+            limit => limit.saturating_add(bytes.saturating_mul(Self::OF_STATE)),
+        };
+        Self { memory_bytes, ..self.clone() }
+    }
+}
+
 impl Default for Preflight {
     fn default() -> Self {
         Self { cpu: Duration::from_secs(30), memory_bytes: 1024 * 1024 * 1024, files: 256 }

@@ -14,6 +14,12 @@ pub fn peak_resident_kib(pid: i32) -> u64 {
     of_status(pid, "VmHWM:")
 }
 
+/// Has the kernel count what the process `pid` has at most from now on.
+pub fn forget_peak(pid: i32) {
+    // proc_pid_clear_refs(5)
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}
+
 fn of_status(pid: i32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();

@@ -15,6 +15,7 @@ use tokio::sync::futures::OwnedNotified;
 
 use super::connection::Turn;
 use super::generation::{Generation, HeldWaker, Mapping, RequestGuard};
+use super::stakes::Stake;
 
 /// A request's body, which the library reads.
 pub struct RequestSource {
@@ -81,22 +82,33 @@ pin_project! {
     pub enum ResponseBody {
         /// All there is, in one piece.
         Whole { bytes: Option<Bytes>, guard: Option<RequestGuard>, turn: Turn },
-        /// Read from the library. `body` goes before `guard`.
+        /// Read from the library. `body` goes before `stake`.
         /// `sized`: its head said how long it is.
-        Stream { body: FfiBody, purge: PurgeNotice, id: u64, guard: RequestGuard, sized: bool, turn: Turn },
+        Stream { body: FfiBody, purge: PurgeNotice, id: u64, stake: Arc<Stake>, sized: bool, turn: Turn },
     }
 }
 
-/// Bytes of the library, with the mapping that they need; the bytes go first.
+/// Bytes of the library, with what they need; the bytes go first.
 pub struct HeldBytes {
     bytes: FfiBytes,
-    _mapping: Arc<Mapping>,
+    _needs: Needs,
+}
+
+/// What keeps a library mapped while there are bytes of it.
+enum Needs {
+    Mapping { _held: Arc<Mapping> },
+    Stake { _held: Arc<Stake> },
 }
 
 impl HeldBytes {
     /// `bytes` came from the library of `mapping`.
     pub fn wrap(bytes: FfiBytes, mapping: &Arc<Mapping>) -> Bytes {
-        Bytes::from_owner(Self { bytes, _mapping: mapping.clone() })
+        Bytes::from_owner(Self { bytes, _needs: Needs::Mapping { _held: mapping.clone() } })
+    }
+
+    /// `bytes` are part of the answer of `stake`, which is in flight for as long as there are any.
+    pub fn of_answer(bytes: FfiBytes, stake: &Arc<Stake>) -> Bytes {
+        Bytes::from_owner(Self { bytes, _needs: Needs::Stake { _held: stake.clone() } })
     }
 }
 
@@ -118,23 +130,19 @@ impl Body for ResponseBody {
             ResponseBodyView::Whole { bytes, .. } => Poll::Ready(
                 bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
             ),
-            ResponseBodyView::Stream { body, purge, id, guard, sized, .. } => {
-                let generation = guard.generation();
+            ResponseBodyView::Stream { body, purge, id, stake, sized, .. } => {
+                let generation = stake.guard().generation();
+                if generation.is_purged() {
+                    // One that has always more to say is never found waiting.
+                    return broken_off(body, *sized, generation);
+                }
                 match body.poll_frame(cx.waker()) {
-                    FfiFrame::Pending => {
-                        if poll_purge(purge, generation, *id, cx) {
-                            if !*sized && body.size_hint().upper == u64::MAX {
-                                // A stream without a set end is brought to one that its client can read.
-                                return Poll::Ready(None);
-                            }
-                            let version = generation.facts.version.clone();
-                            return Poll::Ready(Some(Err(BodyError::Purged(version))));
-                        }
-                        Poll::Pending
+                    FfiFrame::Pending if poll_purge(purge, generation, *id, cx) => {
+                        broken_off(body, *sized, generation)
                     }
+                    FfiFrame::Pending => Poll::Pending,
                     FfiFrame::Data(bytes) => {
-                        let bytes = HeldBytes::wrap(bytes, generation.mapping());
-                        Poll::Ready(Some(Ok(Frame::data(bytes))))
+                        Poll::Ready(Some(Ok(Frame::data(HeldBytes::of_answer(bytes, stake)))))
                     }
                     FfiFrame::Trailers(bytes) => {
                         let bytes = Bytes::copy_from_slice(bytes.as_ref());
@@ -178,6 +186,19 @@ impl Body for ResponseBody {
 /// A request's place among those that are told when their generation's are broken off; `None`: it has not waited yet.
 /// Boxed, since most never wait: answers are moved several times on their way to hyper, and this is half of their size.
 pub type PurgeNotice = Option<Pin<Box<OwnedNotified>>>;
+
+/// How a body ends whose generation does.
+fn broken_off(
+    body: &FfiBody,
+    sized: bool,
+    generation: &Generation,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    if !sized && body.size_hint().upper == u64::MAX {
+        // A stream without a set end is brought to one that its client can read.
+        return Poll::Ready(None);
+    }
+    Poll::Ready(Some(Err(BodyError::Purged(generation.facts.version.clone()))))
+}
 
 /// Whether `generation`'s requests are broken off; if not, `cx` is woken when they are. `slot` keeps the place in
 /// the queue; only requests that wait come here.

@@ -121,7 +121,8 @@ impl Connection {
         super::lock(&self.afterwards).take()
     }
 
-    fn give(&self, order: Order) {
+    /// Tells it `order`, unless it was told more already.
+    pub fn give(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
     }
@@ -151,6 +152,11 @@ impl Turn {
         connection.busy.fetch_add(1, Ordering::Relaxed);
         connection.reading.store(false, Ordering::Relaxed);
         Self(connection.clone())
+    }
+
+    /// Its connection.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.0
     }
 
     /// Whether the answer must announce the connection's end.

@@ -48,7 +48,17 @@ pub struct Front {
     pub tls: Option<Tls>,
     permits: Arc<Semaphore>,
     accepted: AtomicU64,
-    stopping: watch::Sender<bool>,
+    door: watch::Sender<Door>,
+}
+
+/// Whether new connections are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    /// Who connects waits in the backlog.
+    Shut,
+    /// For good.
+    Closed,
 }
 
 /// What is spoken on a listener.
@@ -99,7 +109,7 @@ impl Front {
             connections: Connections::default(),
             tls,
             accepted: AtomicU64::new(0),
-            stopping: watch::Sender::new(false),
+            door: watch::Sender::new(Door::Open),
         })
     }
 
@@ -137,16 +147,23 @@ impl Front {
 
     /// Accepts from `listener` until [`Front::stop_accepting`].
     pub async fn accept(self: Arc<Self>, listener: TcpListener, speaks: Speaks) {
-        let mut stopping = self.stopping.subscribe();
+        let mut door = self.door.subscribe();
         loop {
+            // The front is there for as long as it is asked.
+            let _ = door.wait_for(|door| *door != Door::Shut).await;
             let next = async {
                 // A permit first: beyond the limit, clients wait in the backlog.
                 let permit = self.permits.clone().acquire_owned().await;
                 (permit, listener.accept().await)
             };
+            let moved =
+                async { door.wait_for(|door| *door != Door::Open).await.map_or(Door::Closed, |door| *door) };
             let (permit, accepted) = tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                door = moved => match door {
+                    Door::Closed => return,
+                    Door::Open | Door::Shut => continue,
+                },
                 next = next => next,
             };
             match accepted {
@@ -173,7 +190,27 @@ impl Front {
 
     /// Ends [`Front::accept`]; who connects from now on waits in the backlog.
     pub fn stop_accepting(&self) {
-        self.stopping.send_replace(true);
+        self.door.send_replace(Door::Closed);
+    }
+
+    /// Has those who connect wait in the backlog, until [`Front::accept_again`] or for another host.
+    pub fn pause_accepting(&self) {
+        self.go_on(Door::Open, Door::Shut);
+    }
+
+    /// Takes connections again.
+    pub fn accept_again(&self) {
+        self.go_on(Door::Shut, Door::Open);
+    }
+
+    fn go_on(&self, from: Door, to: Door) {
+        self.door.send_if_modified(|door| {
+            let goes = *door == from;
+            if goes {
+                *door = to;
+            }
+            goes
+        });
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream, facts: ConnectionFacts) {
@@ -291,12 +328,15 @@ where
     C: Future<Output = Result<(), hyper::Error>>,
 {
     let mut served = pin!(served);
-    let (mut registered, mut finishing) = (false, false);
+    let (mut seen, mut finishing) = (None, false);
     let run = poll_fn(|cx| {
-        if !std::mem::replace(&mut registered, true) {
+        let mut order = connection.order();
+        if seen != Some(order) {
+            // Whoever gave it has taken the waker along. One that comes in between is seen here, or wakes.
             connection.register(cx);
+            order = connection.order();
+            seen = Some(order);
         }
-        let order = connection.order();
         if order == Order::Abort {
             return Poll::Ready(Ok(()));
         }

@@ -2,7 +2,8 @@
 //!
 //! Two counts keep it in being, and the end of each is a type's proof, not a guess:
 //!
-//! * A request holds the [`Generation`] until its response's body has been dropped. Who can unwrap its `Arc` may
+//! * A request holds the [`Generation`] until its response's body has been dropped, and a stream's or a large one's
+//!   last byte has been written. Who can unwrap its `Arc` may
 //!   end the application's instance.
 //! * Whatever else came from the library (bytes that hyper has yet to write, a waker that hyper keeps) holds the
 //!   mapped [`Library`]. Who can unwrap that `Arc` may unmap it.
@@ -35,6 +36,7 @@ use super::counter::{Counter, End, Ended, PLACES, place};
 use super::loader::library::{Library, LoadError};
 use super::loader::vouched::{ExchangedError, Vouched};
 use super::measures::Measures;
+use super::stakes::Stakes;
 
 /// So many notifications share the requests of a generation, so that they do not share one lock.
 const PURGES: usize = 16;
@@ -73,6 +75,8 @@ pub struct Facts {
     pub ended: Ended,
     /// What probation looks at.
     pub measures: Measures,
+    /// Where answers of it are being written to.
+    pub stakes: Stakes,
     permanent: AtomicBool,
     conf_hash: std::sync::Mutex<String>,
     state: AtomicU8,
@@ -256,6 +260,7 @@ impl Generation {
             handled: keeps_state.then(Counter::default),
             ended: Ended::default(),
             measures: Measures::default(),
+            stakes: Stakes::default(),
             permanent: AtomicBool::new(false),
             conf_hash: std::sync::Mutex::new(request.conf_hash.clone()),
             state: AtomicU8::new(0),

@@ -1,5 +1,6 @@
 //! The state of the generation that serves, in memory that another process can open: a host that takes over, or a
-//! trial. Requests wait from the moment from which it is written until [`Host::resume`], or until the host stops.
+//! trial. Requests wait from the moment from which it is written until [`Host::resume`], or until the host stops; new
+//! connections wait in the backlog, for this host or the next one.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -67,13 +68,16 @@ impl Host {
         let current = self.front.current.load_full().ok_or_else(|| refuse("no generation serves"))?;
         let memory = Memory::new().map_err(refuse)?;
         let file = memory.file.try_clone().map_err(refuse)?;
-        current.suspend(patience).await;
-        let hold = self.front.gate.shut();
+        // Before anything stops: that there is no thread then leaves everything as it is.
         let (pieces, taken) = mpsc::channel::<Piece>(state::AHEAD);
         let writing = beside(move || write(file, taken)).map_err(refuse)?;
+        current.suspend(patience).await;
+        // Another host may come to serve whoever connects from here on.
+        self.front.pause_accepting();
+        let hold = self.front.gate.shut();
         match state::give(&hold, &current, change, pieces).await {
             Ok(bytes) => {
-                let written = writing.await.map_err(refuse)?;
+                let written = writing.await.unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
                 let path = memory.path.clone();
                 *lock(&self.lending) =
                     Lending { lent: Some(Lent { generation: current, hold }), memory: Some(memory) };
@@ -88,6 +92,7 @@ impl Host {
             Err(failed) => {
                 let failed = state::give_up(&current, failed).await;
                 drop(hold);
+                self.front.accept_again();
                 current.resume();
                 Err(refuse(failed.reason))
             }
@@ -154,6 +159,7 @@ impl Host {
                 tracing::error!(%version, "it did not go on with its own state: {words}");
             }
             drop(hold);
+            self.front.accept_again();
         }
         let current = self.front.current.load_full();
         if let Some(current) = current {

@@ -20,6 +20,8 @@ const MEASURED: u64 = 8;
 pub struct Measures {
     /// Handlers that panicked.
     pub panics: AtomicU64,
+    /// Answers that were broken off at the end of the drain.
+    pub cut: AtomicU64,
     errors: AtomicU64,
     first_panic: OnceLock<String>,
     latencies: Histogram,
@@ -67,6 +69,7 @@ impl Measures {
         Counts {
             ends,
             panics: self.panics.load(Ordering::Relaxed),
+            cut: self.cut.load(Ordering::Relaxed),
             latencies: self.latencies.latencies(),
             latency_ns: self.latencies.nanoseconds(),
         }

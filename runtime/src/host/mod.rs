@@ -7,7 +7,7 @@
 //!   └─ service   one atomic load, one call into the current generation
 //!        ├─ gate   where requests wait for a code change
 //!        ├─ sessions  conversations that live across swaps
-//!        └─ generation, body, measures, counter   what holds what, what is counted
+//!        └─ generation, body, stakes, measures, counter   what holds what, what is counted
 //! loader     the room for unsafe: open, take over, unmap
 //! ```
 
@@ -32,6 +32,7 @@ pub mod retire;
 #[allow(missing_docs, reason = "pin_project's enums cannot carry them on their fields")]
 pub mod service;
 pub mod sessions;
+pub mod stakes;
 pub mod state;
 mod tables;
 pub mod tls;

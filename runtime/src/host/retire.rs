@@ -1,6 +1,7 @@
 //! The end of a generation: drain, stop, end its threads, unmap.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use relmgr_model::control::GenerationState;
@@ -10,7 +11,11 @@ use super::generation::{Facts, Generation};
 use super::loader::library::Library;
 use super::loader::threads;
 
-/// A request that was broken off may take so long to notice: it is woken, so more means that it is blocked.
+/// A request that was broken off may take so long to notice: it is woken, so more means that it is blocked, or that
+/// its client does not read.
+const NOTICE: Duration = Duration::from_millis(250);
+
+/// What else a connection carries whose client does not read an answer that was broken off may take so long.
 const PURGE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The application's own stop may take so long.
@@ -100,8 +105,21 @@ async fn drain_requests(generation: &Generation, drain: Duration) -> u64 {
         return 0;
     }
     let cut = facts.in_flight();
+    facts.measures.cut.store(cut, Ordering::Relaxed);
+    let over = || facts.in_flight() == 0;
+    // 1. Handlers and bodies are told, and end.
     generation.purge();
-    until(PURGE_PATIENCE, || facts.in_flight() == 0).await;
+    if until(NOTICE, over).await {
+        return cut;
+    }
+    // 2. hyper asks a body for nothing while its client takes nothing: such a connection ends. One of HTTP/2 takes
+    //    nothing new and has a little time for its other streams.
+    facts.stakes.end_connections();
+    if until(PURGE_PATIENCE, over).await {
+        return cut;
+    }
+    facts.stakes.abort_connections();
+    until(PURGE_PATIENCE, over).await;
     cut
 }
 

@@ -30,6 +30,7 @@ use super::generation::{Generation, Held, RequestGuard};
 use super::measures::Measures;
 use super::sessions::upgraded::{self, Taking};
 use super::sessions::websocket::{self, Beginning};
+use super::stakes::Stake;
 use super::tls::TlsFacts;
 
 /// Requests with more fields take one allocation: browsers send about 20.
@@ -169,7 +170,14 @@ fn hand_over(asking: Asking, guard: RequestGuard, mut request: Request<Incoming>
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             return Response::from_parts(head, body);
         }
-        let ResponseBody::Stream { body, guard, turn, .. } = body else {
+        let taken = match body {
+            // No bytes of it have been asked for yet, so nobody else has a share in it.
+            ResponseBody::Stream { body, stake, turn, .. } => {
+                Arc::into_inner(stake).and_then(Stake::into_guard).map(|guard| (body, guard, turn))
+            }
+            ResponseBody::Whole { .. } => None,
+        };
+        let Some((body, guard, turn)) = taken else {
             let text = "the application's answer takes nothing over\n".to_owned();
             return plain(StatusCode::INTERNAL_SERVER_ERROR, text, Turn::begin(&connection));
         };
@@ -330,11 +338,12 @@ fn answer(
     let body = match (response.body.into_option(), response.whole.into_option()) {
         (Some(body), _) => {
             let sized = headers.contains_key(CONTENT_LENGTH);
-            ResponseBody::Stream { body, purge: None, id, guard, sized, turn }
+            let stake = Stake::new(guard, turn.connection().clone(), id);
+            ResponseBody::Stream { body, purge: None, id, stake, sized, turn }
         }
         (None, Some(held)) => {
-            let bytes = Some(HeldBytes::wrap(held, guard.generation().mapping()));
-            ResponseBody::Whole { bytes, guard: Some(guard), turn }
+            let stake = Stake::new(guard, turn.connection().clone(), id);
+            ResponseBody::Whole { bytes: Some(HeldBytes::of_answer(held, &stake)), guard: None, turn }
         }
         (None, None) => {
             bytes.advance(fields_len);

@@ -317,10 +317,19 @@ fn fall_back(
     if let Err(error) = &recorded {
         tracing::error!(%error, "that {prev} is permanent now is not recorded");
     }
+    // Nobody has handed them down: that is the business of the release which does not serve.
+    let tables = if node.home.tables().exists() {
+        format!(
+            "; records of the state tables that only {permanent} can read are kept aside until it, or a later \
+             release, serves"
+        )
+    } else {
+        String::new()
+    };
     let operation = Operation {
         from: Some(permanent.clone()),
         outcome: Outcome::RolledBack,
-        error: Some(reason),
+        error: Some(format!("{reason}{tables}")),
         ..restart_of(prev)
     };
     let _ = handler::tell_history(node, &operation, None, 0.0, words.to_vec());

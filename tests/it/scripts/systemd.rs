@@ -1,6 +1,6 @@
 //! The Debian package and the units in it, on a host with a systemd of its own.
 
-use super::{Host, Network, answered, install, publish_on, releases, settle, wait_for};
+use super::{Host, Network, answered, install, publish_on, release, releases, settle, wait_for};
 
 fn property(host: &Host, unit: &str, name: &str) -> String {
     host.sh(&format!("systemctl show --value --property={name} {unit}")).ok().stdout.trim().to_owned()
@@ -127,12 +127,17 @@ fn reload(host: &Host) {
     assert_eq!(answered(host, 8080), "1.0.0");
 }
 
-/// A supervisor that is stuck is killed and started again; so is one that was killed.
-fn watchdog(host: &Host) {
+/// Has systemd notice within a second that a supervisor is stuck, and starts it anew.
+fn watch_closely(host: &Host) {
     let directory = host.path("/etc/systemd/system/relmgr.service.d");
     std::fs::create_dir_all(&directory).unwrap();
     std::fs::write(directory.join("test.conf"), "[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\n").unwrap();
     host.sh("systemctl daemon-reload && systemctl restart relmgr").ok();
+}
+
+/// A supervisor that is stuck is killed and started again; so is one that was killed.
+fn watchdog(host: &Host) {
+    watch_closely(host);
     let started = |count: &str| {
         wait_for("another supervisor serves", || {
             let again = property(host, "relmgr", "NRestarts") == count;
@@ -153,4 +158,44 @@ fn several_nodes(host: &Host, repository: &str) {
     settle(host, "/var/lib/relmgr-two", "127.0.0.1:8081", repository);
     host.sh("systemctl start relmgr@two && RELMGR_HOME=/var/lib/relmgr-two relmgr upgrade 1.0.1").ok();
     assert_eq!((answered(host, 8080), answered(host, 8081)), ("1.0.0".into(), "1.0.1".into()));
+}
+
+/// State tables in shared memory, where nodes have them by default, go with the machine and not with the unit.
+#[test]
+fn state_tables_outlive_the_unit() {
+    let mut network = Network::new();
+    network.boot(1);
+    let host = &network.hosts[0];
+    install(host);
+    let repository = publish_on(host, &[&release("tabled", "", "1.0.0")]);
+    settle(host, "/var/lib/relmgr", "127.0.0.1:8080", repository);
+    let settings = host.path("/var/lib/relmgr/relmgr.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, text.replace("relmgr-faulty", "relmgr-tabled")).unwrap();
+    host.sh("systemctl enable --now relmgr").ok();
+    host.sh("RELMGR_HOME=/var/lib/relmgr relmgr upgrade 1.0.0").ok();
+    let ask = |path: &str| host.sh(&format!("curl --fail --silent http://127.0.0.1:8080{path}"));
+    ask("/put/1/10").ok();
+    let kept = host.sh("ls -d /dev/shm/relmgr-*").ok().stdout;
+    let is_there = |what: &str| {
+        wait_for(&format!("what was put is there after {what}"), || {
+            (ask("/item/1").stdout == "{\"number\":10}").then_some(())
+        });
+        assert_eq!(host.sh("ls -d /dev/shm/relmgr-*").ok().stdout, kept, "{what}");
+    };
+    host.sh("systemctl restart relmgr").ok();
+    is_there("a restart");
+    host.sh("systemctl stop relmgr").ok();
+    host.sh("systemctl start relmgr").ok();
+    is_there("a stop and a start");
+    for signal in ["KILL", "STOP"] {
+        // One that is stopped is killed by the watchdog.
+        watch_closely(host);
+        let count = property(host, "relmgr", "NRestarts");
+        host.sh(&format!("systemctl kill --kill-whom=main --signal={signal} relmgr")).ok();
+        wait_for("another supervisor is started", || {
+            (property(host, "relmgr", "NRestarts") != count).then_some(())
+        });
+        is_there(signal);
+    }
 }

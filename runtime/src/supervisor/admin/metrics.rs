@@ -169,12 +169,13 @@ fn of_node(status: &NodeStatus) -> Vec<MetricFamily> {
 }
 
 fn of_requests(snapshot: &Snapshot) -> Vec<MetricFamily> {
-    let (mut requests, mut panics, mut latencies) = (vec![], vec![], vec![]);
+    let (mut requests, mut panics, mut cut, mut latencies) = (vec![], vec![], vec![], vec![]);
     for (version, counts) in &snapshot.answers {
         let version = version.to_string();
         let ends = ENDS.iter().zip(counts.ends);
         requests.extend(ends.map(|(end, count)| counter(&[("version", &version), ("status", end)], count)));
         panics.push(counter(&[("version", &version)], counts.panics));
+        cut.push(counter(&[("version", &version)], counts.cut));
         let bounds = LATENCY_BOUNDS.map(|power| Duration::from_micros(1 << power));
         let buckets = bounds.map(|bound| (bound.as_secs_f64(), counts.latencies.below(bound)));
         let count = counts.latencies.count();
@@ -202,6 +203,12 @@ fn of_requests(snapshot: &Snapshot) -> Vec<MetricFamily> {
             latencies,
         ),
         family("relmgr_panics_total", "Handlers that panicked, by release", MetricType::COUNTER, panics),
+        family(
+            "relmgr_requests_cut_total",
+            "Answers and streams that were broken off at the end of a drain, by release",
+            MetricType::COUNTER,
+            cut,
+        ),
         family(
             "relmgr_requests_in_flight",
             "Requests that are being answered, by release",

@@ -20,6 +20,7 @@ use relmgr_store::repository::{Fetch, forget};
 use super::super::node::Node;
 use super::super::preflight::{PreflightError, try_release};
 use super::OperationError;
+use super::trial::Copy;
 use super::walk::{Fetched, Walk};
 
 /// A trial that takes longer hangs: opening a library takes milliseconds, an application's check asks for nothing
@@ -221,7 +222,8 @@ impl Walk<'_> {
         let copy = self.copy_state(to).await?;
         let state = copy.as_ref().and_then(|copy| copy.to_read());
         let state = state.as_ref().map(|(path, schema)| (path.as_path(), *schema));
-        let tried = try_release(&library, &settings, state, &self.node.settings.preflight, deadline).await;
+        let limits = self.node.settings.preflight.with_state(copy.as_ref().map_or(0, Copy::bytes));
+        let tried = try_release(&library, &settings, state, &limits, deadline).await;
         self.forget_copy(copy.as_ref()).await;
         let redact = |error: PreflightError| self.effective.iter().fold(error, PreflightError::redacted);
         let said =

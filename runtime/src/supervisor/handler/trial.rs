@@ -42,6 +42,11 @@ enum Down {
 }
 
 impl Copy {
+    /// How large it is.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// What the release that is tried reads, and its schema version; `None`: nothing.
     pub(super) fn to_read(&self) -> Option<(PathBuf, u32)> {
         match &self.down {

@@ -134,6 +134,7 @@ pub fn sample() -> Snapshot {
     let counts = Counts {
         ends: [1, 0, 40, 3, 2, 5],
         panics: 4,
+        cut: 6,
         latencies: Latencies::new(classes),
         latency_ns: 30_005_375_000,
     };
@@ -178,6 +179,7 @@ fn another_parser_reads_what_was_meant() {
     assert_eq!(find("relmgr_generations", "state", "pinned"), [Gauge(1.0)]);
     assert_eq!(find("relmgr_requests_in_flight", "version", "2026.1119.80112"), [Gauge(3.0)]);
     assert_eq!(find("relmgr_panics_total", "version", "2026.1120.192733"), [Counter(4.0)]);
+    assert_eq!(find("relmgr_requests_cut_total", "version", "2026.1120.192733"), [Counter(6.0)]);
     assert_eq!(find("relmgr_conf_invalid", "", ""), [Gauge(1.0)]);
     assert_eq!(
         find("relmgr_channel_expiry_timestamp_seconds", "channel", "default"),
