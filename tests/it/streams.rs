@@ -1,8 +1,6 @@
 //! What a release began and cannot hand over: streams, and connections that its router took over. They may end in
 //! their own time, within the drain.
 
-use std::time::Duration;
-
 use futures_util::SinkExt;
 use http_body_util::BodyExt;
 use relmgr_testkit::kit::{Node, wait_for};
