@@ -475,7 +475,8 @@ async fn a_self_upgrade_takes_state_and_tables_along_and_tells_the_sessions() {
     assert_eq!(ask(&mut socket, "a").await, answered(1, 8, 1));
     let mut line = TcpStream::connect(&tcp).await.unwrap();
     line.write_all(b"a\n").await.unwrap();
-    line.read(&mut answer).await.unwrap();
+    let read = line.read(&mut answer).await.unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&answer[..read]).unwrap(), answered(1, 9, 1));
     // What was begun in the new host lives across what comes.
     scene.node.relmgr(&["upgrade", "1.0.3"]).ok();
     assert_eq!(ask(&mut socket, "a").await, answered(2, 10, 3));
