@@ -23,14 +23,20 @@ fi
 rule=(--group-id "$group" --protocol tcp --port 22 --cidr "$address/32")
 
 child=''
-# Before it is opened: a signal may come between the two. That there is nothing to close is no fault.
+# Whether the rule is this run's: not asked for, asked, ours, theirs.
+state=none said=''
+# Before it is opened: a signal may come between the two. What another run has opened is not closed; where it cannot be
+# known (aws was killed while it asked), closed is the safe side, and that there is nothing to close is no fault.
 # shellcheck disable=SC2317 # the trap calls it
 close() {
-    local code=$?
+    local code=$? closed=''
     trap - EXIT INT TERM HUP
     if [ -n "$child" ]; then
         kill -TERM "$child" 2>/dev/null || true
         wait "$child" || true
+    fi
+    if [ "$state" = none ] || [ "$state" = theirs ] || [[ $said == *InvalidPermission.Duplicate* ]]; then
+        exit "$code"
     fi
     if closed=$(aws ec2 revoke-security-group-ingress "${rule[@]}" --output text 2>&1); then
         echo "with-ssh-open.sh: $group is closed to $address again" >&2
@@ -45,8 +51,20 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-aws ec2 authorize-security-group-ingress "${rule[@]}" --output text >/dev/null
-echo "with-ssh-open.sh: $group is open to $address" >&2
+state=asked
+if said=$(aws ec2 authorize-security-group-ingress "${rule[@]}" --output text 2>&1); then
+    state=ours
+    echo "with-ssh-open.sh: $group is open to $address" >&2
+elif [[ $said == *InvalidPermission.Duplicate* ]]; then
+    state=theirs
+    echo "with-ssh-open.sh: $group was open to $address before, and is left so: another run uses it, or one was killed;" \
+        "to close it: aws ec2 revoke-security-group-ingress ${rule[*]}" >&2
+else
+    echo "with-ssh-open.sh: $group is not opened: $said" >&2
+    # What was refused is not open; of what was broken off nobody knows.
+    if [[ $said == *'An error occurred ('* ]]; then state=none; fi
+    exit 1
+fi
 # In the background, since bash runs a trap only after what is in the foreground has ended.
 "$@" <&0 &
 child=$!

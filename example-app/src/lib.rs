@@ -55,6 +55,11 @@ impl Shared {
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Whether this is served by `cargo relmgr dev`.
+    pub fn development(&self) -> bool {
+        self.context.as_ref().is_some_and(Context::development)
+    }
 }
 
 impl LivePoll {

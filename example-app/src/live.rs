@@ -1,5 +1,5 @@
 //! Live results: one WebSocket for each page that shows a poll. It stays open when the release changes; all that its
-//! viewers see of that is the version.
+//! viewers see of that is the version. Under `cargo relmgr dev` the page reloads itself when it is told of another one.
 
 use std::sync::Arc;
 

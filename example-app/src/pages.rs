@@ -82,6 +82,7 @@ fn frame(shared: &Shared, title: &str, body: &str) -> String {
         match name {
             "title}}" => page += &escape(title),
             "version}}" => page += &escape(&shared.version),
+            "development}}" => page += if shared.development() { "true" } else { "false" },
             "body}}" => page += body,
             _ => {}
         }

@@ -75,6 +75,7 @@ async fn pages_show_bars_and_version_and_escape_what_users_write() {
                 && !page.contains("<script>alert")
         );
         assert!(page.contains("{{version}}"), "a user's text is no template");
+        assert!(page.contains("version && false && "), "users' pages do not reload themselves");
     }
     assert_eq!(ask(&app, "GET", "/polls/9/page", None).await.0, StatusCode::NOT_FOUND);
 }

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use relmgr_model::Version;
+use relmgr_model::settings::SettingsError;
 use relmgr_model::state::NoWay;
 use relmgr_store::package::PackageError;
 use relmgr_store::repository::RepositoryError;
 
 use crate::build::elf::ElfError;
+use crate::rehearse::Failure;
 use crate::ui;
 
 /// Why a command failed.
@@ -154,6 +156,42 @@ pub(crate) enum Error {
         source: Box<PackageError>,
     },
 
+    #[error(transparent)]
+    Rehearsal(Box<Failure>),
+    #[error("the rehearsal was interrupted")]
+    Interrupted,
+    #[error("changes of the sources cannot be watched")]
+    Watch {
+        #[source]
+        source: notify::Error,
+    },
+    #[error("{} is the home of a node that `cargo relmgr dev` has not made", path.display())]
+    ForeignHome { path: PathBuf },
+    #[error("{} is too long a path for the node's control socket", path.display())]
+    LongHome { path: PathBuf },
+    #[error("another `cargo relmgr dev` runs in {}", home.display())]
+    DevRuns { home: PathBuf },
+    #[error("{} cannot be used", path.display())]
+    NodeSettings {
+        path: PathBuf,
+        #[source]
+        source: Box<SettingsError>,
+    },
+    #[error("{} cannot be run, which runs the node", program.display())]
+    NoRelmgr {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the node in {} does not answer", home.display())]
+    NodeSilent { home: PathBuf },
+    #[error("the node has ended ({status})")]
+    NodeEnded { status: ExitStatus, home: PathBuf },
+    #[error("{version} does not serve: {reason}")]
+    NotServed { version: Version, reason: String, hint: Option<String> },
+    #[error("what the running code keeps in memory cannot be handed over: {no_way}")]
+    StateLeftBehind { no_way: NoWay },
+
     #[error("`{name}` cannot be a package's name: {reason}")]
     NewName { name: String, reason: &'static str },
     #[error("{} exists already", path.display())]
@@ -233,21 +271,50 @@ impl Error {
             }
             Self::NoChannel { .. } => "`cargo relmgr channel show` lists them".into(),
             Self::NoRepository => "give --repository file:///directory or s3://bucket/prefix, or set RELMGR_REPOSITORY".into(),
+            Self::Watch { .. } => "fs.inotify.max_user_instances says how many may be watched (sysctl)".into(),
+            Self::ForeignHome { .. } | Self::LongHome { .. } => {
+                "choose another directory with --home; it is made where there is none".into()
+            }
+            Self::DevRuns { .. } => "end that one, or choose another --home and --listen".into(),
+            Self::NoRelmgr { .. } => {
+                "install it beside this program (`cargo install --path runtime` in relmgr's checkout), or name one with \
+                 --relmgr"
+                    .into()
+            }
+            Self::NodeEnded { home, .. } => format!(
+                "its own words above say why; to begin anew, without the state tables, remove {}",
+                home.display()
+            ),
+            Self::NotServed { hint, .. } => return hint.clone(),
+            Self::StateLeftBehind { .. } => {
+                "give a state that changed its form another #[state(version = …)], and say in `code_change` how one \
+                 becomes the other; or go on without it: cargo relmgr dev --lose-state"
+                    .into()
+            }
             Self::NoCheckout { .. } => "--relmgr takes the directory of relmgr's own Cargo.toml".into(),
+            Self::Rehearsal(failure) => return failure.hint.clone(),
             Self::Exists { .. } => "choose another name, or another --path".into(),
             _ => return None,
         })
     }
 }
 
-/// Prints an error: what failed, why, one hint.
-pub(crate) fn report(error: &Error) {
-    ui::fault("error", error);
+/// An error's words, and those of its causes.
+pub(crate) fn chain(error: &Error) -> Vec<String> {
+    let mut words = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {
-        ui::cause(cause);
+        words.push(cause.to_string());
         source = cause.source();
     }
+    words
+}
+
+/// Prints an error: what failed, why, one hint.
+pub(crate) fn report(error: &Error) {
+    let chain = chain(error);
+    ui::fault("error", &chain[0]);
+    chain[1..].iter().for_each(ui::cause);
     if let Some(hint) = error.hint() {
         ui::fault("hint", hint);
     }

@@ -4,13 +4,17 @@
 //! | --- | --- |
 //! | [`commands`] | the command line, one file per command |
 //! | [`build`] | from a Cargo package to a library, and from that to `target/relmgr/` |
+//! | [`rehearse`] | the shipped release to the one that was built, and back, on a node that is thrown away |
+//! | [`dev`] | from a save to the first request that the new code answers |
 //! | [`error`] | what can fail, why, and what to do about it |
 //! | [`ui`] | lines for people: progress on stderr, tables on stdout |
 
 mod build;
 mod commands;
+mod dev;
 mod error;
 mod key;
+mod rehearse;
 mod ui;
 
 use std::process::ExitCode;

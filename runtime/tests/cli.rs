@@ -38,7 +38,7 @@ fn home() -> tempfile::TempDir {
     home
 }
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 23] = [
     "run",
     "upgrade",
     "downgrade",
@@ -54,6 +54,9 @@ const COMMANDS: [&str; 20] = [
     "ping",
     "reload",
     "conf",
+    "state",
+    "pull",
+    "man",
     "restart",
     "self-upgrade",
     "stop",
@@ -75,6 +78,9 @@ fn help() {
     for command in COMMANDS {
         assert!(overview.contains(&format!("\n  {command} ")), "{command} is not listed");
         insta::assert_snapshot!(format!("help_{command}"), help(&[command, "--help"]));
+    }
+    for command in ["save", "load"] {
+        insta::assert_snapshot!(format!("help_state_{command}"), help(&["state", command, "--help"]));
     }
     for command in CONF_COMMANDS {
         insta::assert_snapshot!(format!("help_conf_{command}"), help(&["conf", command, "--help"]));

@@ -317,3 +317,34 @@ async fn no_answer_holds_a_secret_that_the_application_repeats() {
         assert!(!text.contains("hunter2"), "{path}: {text}");
     }
 }
+
+/// From records of an older schema version to those of the release that serves, and one that only it can read.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_tell_of_state_tables() {
+    let (one, two) = (release("tabled", "", "1.0.0"), release("tabled", "second", "2.0.0"));
+    let settings = "[tables]\nmax_bytes = 67108864\n";
+    let (node, admin) = watched_serving("relmgr-tabled", settings, &[&one, &two]);
+    let ask = async |path: &str| assert_eq!(get(node.address(), path).await.0, 200, "{path}");
+    ask("/fill/30000").await;
+    ask("/add/1").await;
+    let metrics = scrape(admin).await;
+    assert_eq!(metrics.get("relmgr_table_records table=items"), 30_000.0);
+    assert_eq!(metrics.get("relmgr_table_records table=counters"), 1.0);
+    assert_eq!(metrics.get("relmgr_table_kept_aside_records table=items"), 0.0);
+    assert_eq!(metrics.get("relmgr_tables_size_bytes"), 67_108_864.0);
+    let (used, bytes) =
+        (metrics.get("relmgr_tables_used_bytes"), metrics.get("relmgr_table_bytes table=items"));
+    assert!(used >= bytes && bytes > 30_000.0 * 8.0, "{used} {bytes}");
+
+    node.relmgr(&["upgrade", "2.0.0"]).ok();
+    let left = |metrics: &Metrics| metrics.get("relmgr_table_sweep_left_records table=items");
+    eventually(admin, "the sweep is under way", |metrics| (left(metrics) > 0.0).then_some(())).await;
+    eventually(admin, "the sweep is over", |metrics| (left(metrics) == 0.0).then_some(())).await;
+    ask("/only-here/1").await;
+    node.relmgr(&["downgrade"]).ok();
+    let aside = "relmgr_table_kept_aside_records table=items";
+    let metrics = eventually(admin, "a record is kept aside", |metrics| {
+        (metrics.get(aside) == 1.0).then(|| metrics.get("relmgr_table_records table=items"))
+    });
+    assert_eq!(metrics.await, 29_999.0);
+}

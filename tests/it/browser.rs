@@ -5,10 +5,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use relmgr_testkit::kit::{Node, wait_for};
+use relmgr_testkit::dev::Dev;
+use relmgr_testkit::example;
+use relmgr_testkit::kit::{Node, target_dir, wait_for};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::client::{eventually, get};
 use crate::sessions::{Socket, next, open, releases, text};
 
 /// A browser takes its time to start on a busy machine.
@@ -91,4 +94,38 @@ async fn a_page_in_a_browser_stays_connected_across_ten_upgrades() {
     assert_eq!((&seen["opened"], &seen["closed"]), (&1.into(), &0.into()), "{seen}");
     assert_eq!(seen["faults"].as_array().unwrap().len(), 0, "{seen}");
     assert!(seen["next"].as_u64() > Some(50), "{seen}");
+}
+
+/// What the page does that is drawn by the new code, and by nothing else: it asks for a poll to be made.
+const DRAWN: &str = "<main>{{body}}</main>\n<script>fetch('/polls', {method: 'POST', headers: {'content-type': \
+                     'application/json'}, body: '{\"question\": \"Drawn?\", \"options\": [\"yes\", \"no\"]}'})</script>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_page_reloads_itself_when_its_source_is_saved() {
+    let place = tempfile::tempdir().unwrap();
+    let copy = place.path().join("live-poll");
+    example::standing_copy(&copy);
+    // What it depends on is compiled, in a directory whose `live-poll` is no other test's.
+    let target = target_dir().join("relmgr-dev-tests/example");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--lib", "--offline"]).current_dir(&copy).env("CARGO_TARGET_DIR", &target);
+    assert!(cargo.output().unwrap().status.success());
+    let mut dev =
+        Dev::start(&copy.join("Cargo.toml"), place.path(), &["--target-dir", target.to_str().unwrap()]);
+    dev.until(|event| event["event"] == "serving");
+
+    let address = dev.address;
+    let _browser = Browser::open(&format!("http://{address}/"));
+    let sockets = || dev.relmgr(&["status", "--json"]).ok().json()["sessions"]["open"]["websocket"].as_u64();
+    wait_for("the page connects", || sockets().filter(|open| *open > 0));
+    assert_eq!(get(address, "/polls/1").await.0, 404);
+    let page = copy.join("src/pages/frame.html");
+    let text = std::fs::read_to_string(&page).unwrap();
+    assert!(text.contains("<main>{{body}}</main>"), "{text}");
+    std::fs::write(&page, text.replace("<main>{{body}}</main>", DRAWN)).unwrap();
+    dev.until(|event| event["event"] == "serving");
+    eventually("the page is drawn by the new code", async || {
+        get(address, "/polls/1").await.1.contains("Drawn?").then_some(())
+    })
+    .await;
 }

@@ -96,7 +96,11 @@ impl Copy {
         let start = root.find("    /// The form of its state:").expect("the field is there");
         let len = root[start..].find("}\n").expect("the type ends");
         self.edit("crates/abi/src/root.rs", &root[start..start + len], "");
-        for (field, function) in [("state", "state"), ("code_change", "instance::code_change")] {
+        for (field, function) in [
+            ("state", "state"),
+            ("code_change", "instance::code_change"),
+            ("change_back", "instance::change_back"),
+        ] {
             self.edit("crates/app/src/export.rs", &format!("        {field}: {function}::<A, K>,\n"), "");
         }
         let none = "None::<extern \"C\" fn() -> abi_stable::std_types::RVec<u8>>";

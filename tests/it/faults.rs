@@ -8,6 +8,7 @@ use relmgr_model::record::NodeRecord;
 use relmgr_testkit::faults::{BAD, End, FAULTS, Fault, GOOD};
 use relmgr_testkit::kit::{Node, wait_for};
 use relmgr_testkit::load::{Failure, Load, Report, Request};
+use relmgr_testkit::promises::{assert_nothing_half_fetched, assert_nothing_half_unpacked};
 use serde_json::Value;
 
 /// Clients that ask without a pause.
@@ -36,6 +37,8 @@ faults!(
     start_hangs,
     start_blocks_its_thread,
     start_exits,
+    aborts_in_its_start,
+    segfaults_in_its_start,
     never_healthy,
     health_hangs,
     panics_on_every_10th_request,
@@ -68,8 +71,8 @@ fn ends_on_the_good_release(fault: &Fault) {
     wait_for("the load runs on", || (load.answered() > answered + 100).then_some(()));
     clients_saw(fault, &load.stop());
     serves_the_good_one(&node);
-    assert_eq!(node.host_pid() == host, fault.end != End::HostDied, "one swap, or another host");
-    assert_eq!(node.status().host_restarts, u64::from(fault.end == End::HostDied));
+    assert_eq!(node.host_pid() == host, !fault.end.is_death(), "one swap, or another host");
+    assert_eq!(node.status().host_restarts, u64::from(fault.end.is_death()));
     the_history_says_why(&node, fault);
     the_release_is_marked(&node, fault);
     the_memory_is_free(&node, fault);
@@ -85,7 +88,7 @@ fn clients_saw(fault: &Fault, seen: &Report) {
             assert!(seen.failed.keys().all(|failure| *failure == Failure::Status(500)), "{kinds}");
             assert_eq!(seen.closed_connections(), 0, "connections stay open");
         }
-        End::HostDied => {
+        End::HostDied | End::HostDiedEarly => {
             assert!(seen.failures() <= CONNECTIONS as u64, "more than what was in flight: {kinds}");
             assert!(!seen.failed.contains_key(&Failure::Refused), "{kinds}");
         }
@@ -103,6 +106,8 @@ fn serves_the_good_one(node: &Node) {
     let record = NodeRecord::parse(&record).unwrap();
     assert_eq!(record.permanent.unwrap().to_string(), GOOD, "what the node boots");
     assert_eq!(record.operation, None, "an operation that is over leaves no note");
+    assert_nothing_half_fetched(node);
+    assert_nothing_half_unpacked(node);
 }
 
 fn the_history_says_why(node: &Node, fault: &Fault) {

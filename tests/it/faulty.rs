@@ -66,7 +66,16 @@ pub fn altered(
     version: &str,
     change: impl FnOnce(&mut Vec<u8>, &mut Manifest),
 ) -> (tempfile::TempDir, Release) {
-    let good = release("faulty", "", version);
+    altered_of("", version, change)
+}
+
+/// As [`altered`], of the release with `features`.
+pub fn altered_of(
+    features: &str,
+    version: &str,
+    change: impl FnOnce(&mut Vec<u8>, &mut Manifest),
+) -> (tempfile::TempDir, Release) {
+    let good = release("faulty", features, version);
     let work = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(good.out.join(format!("{version}.toml"))).unwrap();
     let mut manifest = Manifest::parse(&text).unwrap();

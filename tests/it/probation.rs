@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use relmgr_model::control::{GenerationState, Phase};
+use relmgr_model::manifest::Probe;
 use serde_json::Value;
 
 use crate::client::{Load, get};
-use relmgr_testkit::kit::{Done, Node, Release, release, wait_for};
+use crate::faulty::altered_of;
+use relmgr_testkit::kit::{Done, Node, Release, bin, release, wait_for};
 
 /// Watched for longer than any test waits.
 const WATCHED: &str = "[upgrade]\nprobation = \"50s\"\ndrain = \"1s\"\nhealth = \"1s\"\n\
@@ -174,6 +176,25 @@ async fn too_little_traffic_is_judged_by_its_own_setting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_fails_in_the_probation_brings_the_release_before_back() {
+    // Nothing else would tell: errors are no fault here, and its own health is well.
+    let settings = format!("{WATCHED}errors = 1.0\npanics = 0\n");
+    let (_work, probed) = altered_of("shows-late", "1.0.1", |_, manifest| {
+        manifest.probes = vec![Probe { path: "/".into(), status: 200 }];
+    });
+    let mut node = Node::new("relmgr-faulty", &settings);
+    node.publish(&good());
+    node.publish(&probed);
+    node.start_with(&[("RELMGR_TEST_DEFECT", "answers 500")]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    let load = Load::start(node.address(), "/", 2);
+    node.relmgr(&["upgrade", "1.0.1"])
+        .failed(3, &["unhealthy 2 times in a row", "probe / answered 500, expected 200"]);
+    drop(load.stop().await);
+    assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_good_release_passes_under_load_without_a_failed_request() {
     let node = Node::serving("relmgr-faulty", "[upgrade]\nprobation = \"1s\"\n", &[&good(), &better()]);
     let load = Load::start(node.address(), "/", 4);
@@ -328,6 +349,47 @@ async fn a_trial_that_takes_too_much_is_ended_and_the_node_serves_on() {
     }
 }
 
+#[test]
+fn a_trial_that_sleeps_is_ended_at_its_deadline_with_the_child_that_it_waits_for() {
+    let place = tempfile::tempdir().unwrap();
+    let pid = place.path().join("pid");
+    let node = node_with_trial("[upgrade]\nstart = \"1s\"\n", "sleeps", &pid);
+    let host = node.host_pid();
+    node.relmgr(&["upgrade"]).failed(1, &["preflight took longer than 6s and was ended"]);
+    assert_eq!((node.current().as_deref(), node.host_pid()), (Some("1.0.0"), host));
+    has_ended(&pid);
+}
+
+#[test]
+fn a_trial_does_not_speak_with_the_node_that_tries_it() {
+    let place = tempfile::tempdir().unwrap();
+    let told = place.path().join("told");
+    for check in ["stops the node", "asks by a daemon"] {
+        let mut node = Node::new("relmgr-faulty", "");
+        let (home, socket) = (node.home(), node.home().join("run/control.sock"));
+        node.publish(&good());
+        node.publish(&release("faulty", "shows-late", "1.0.1"));
+        node.start_with(&[
+            ("RELMGR_TEST_CHECK", check),
+            ("RELMGR_TEST_PID", told.to_str().unwrap()),
+            ("RELMGR_TEST_SOCKET", socket.to_str().unwrap()),
+            ("RELMGR_TEST_RELMGR", bin("relmgr").to_str().unwrap()),
+            ("RELMGR_HOME", home.to_str().unwrap()),
+        ]);
+        node.relmgr(&["upgrade", "1.0.0"]).ok();
+        let done = node.relmgr(&["upgrade"]);
+        if check == "stops the node" {
+            done.failed(1, &["403 Forbidden", "a release on trial does not speak with the node"]);
+        } else {
+            done.ok();
+            assert_eq!(std::fs::read_to_string(&told).unwrap().trim(), "1", "refused");
+        }
+        assert!(node.is_running() && node.log().contains("POST /v1/stop"), "{}", node.log());
+        // Everybody else does.
+        node.relmgr(&["ping"]).ok();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trial_inherits_no_socket_and_leaves_no_process() {
     let place = tempfile::tempdir().unwrap();
@@ -335,7 +397,12 @@ async fn a_trial_inherits_no_socket_and_leaves_no_process() {
     node_with_trial("", "looks around", &pid).relmgr(&["upgrade"]).ok();
     // It holds the trial's stderr, for which nobody waits.
     node_with_trial("", "leaves a process", &pid).relmgr(&["upgrade"]).ok();
-    let left: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    has_ended(&pid);
+}
+
+/// The process whose number is in the file `pid` ends, or has.
+fn has_ended(pid: &std::path::Path) {
+    let left: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
     let left = nix::unistd::Pid::from_raw(left);
     // Whoever reaps it takes its time; a zombie has ended too.
     wait_for("what it left has ended", || {

@@ -1,7 +1,10 @@
 //! Nodes that follow their channel by themselves.
 
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use relmgr_model::pull::Outcome;
 use relmgr_testkit::kit::{Done, Node, Release, bin, release, wait_for};
@@ -120,6 +123,115 @@ fn a_node_whose_bucket_is_away_serves_and_follows_when_it_is_back() {
     publish(&two);
     wait_for_current(&node, "1.0.1");
     assert_eq!(history(&node).len(), 2, "what was not heard is no operation");
+}
+
+/// What becomes of connections at a [`Door`].
+#[derive(Clone, Copy, PartialEq)]
+enum Door {
+    /// Nobody listens.
+    Shut,
+    /// They are taken, and nothing is answered.
+    Hangs,
+    Open,
+}
+
+/// A port in front of `server`, whose connections meet what `door` says from the next one on; it counts those that hang.
+fn front(server: SocketAddr) -> (SocketAddr, Arc<Mutex<Door>>, Arc<AtomicUsize>) {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (door, hung) = (Arc::new(Mutex::new(Door::Shut)), Arc::new(AtomicUsize::new(0)));
+    let (said, counted) = (door.clone(), hung.clone());
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        let (mut listener, mut held, mut passed) = (None, vec![], Vec::<TcpStream>::new());
+        loop {
+            let now = *said.lock().unwrap();
+            if now != Door::Hangs {
+                held = vec![];
+            }
+            if now != Door::Open {
+                // A client keeps its connection for the next question.
+                passed.drain(..).for_each(|client| drop(client.shutdown(Shutdown::Both)));
+            }
+            if now == Door::Shut {
+                listener = None;
+            } else if listener.is_none() {
+                let bound = TcpListener::bind(address).unwrap();
+                bound.set_nonblocking(true).unwrap();
+                listener = Some(bound);
+            }
+            match listener.as_ref().and_then(|listener| listener.accept().ok()) {
+                Some((client, _)) if now == Door::Hangs => {
+                    held.push(client);
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+                Some((client, _)) => {
+                    passed.push(client.try_clone().unwrap());
+                    pass(client, server);
+                }
+                None => std::thread::park_timeout(std::time::Duration::from_millis(2)),
+            }
+        }
+    });
+    (address, door, hung)
+}
+
+fn pass(client: TcpStream, server: SocketAddr) {
+    client.set_nonblocking(false).unwrap();
+    let upstream = TcpStream::connect(server).unwrap();
+    let ways = [(client.try_clone().unwrap(), upstream.try_clone().unwrap()), (upstream, client)];
+    for (mut from, mut to) in ways {
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+    }
+}
+
+#[test]
+fn a_node_serves_whatever_its_bucket_does_and_an_empty_one_serves_when_it_is_back() {
+    let (one, two) = releases();
+    let server = S3Server::start();
+    let (address, door, hung) = front(server.address());
+    let mut node = Node::new("relmgr-faulty", "");
+    let settings = format!(
+        "app = \"relmgr-faulty\"\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[upgrade]\nprobation = \"0s\"\n[repository]\n\
+         url = \"{}\"\nendpoint_url = \"http://{address}\"\nallow_unsigned = true\n[pull]\nat_boot = true\n\
+         interval = \"1s\"\n",
+        server.url(),
+    );
+    std::fs::write(node.home().join("relmgr.toml"), settings).unwrap();
+    let environment = server.environment();
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let publish = |release: &Release| {
+        let mut command = Command::new(bin("cargo-relmgr"));
+        command.args(["relmgr", "publish", "--no-delta", "--repository", &server.url()]).arg(&release.out);
+        Done::from(command.envs(environment.iter().copied()).output().unwrap()).ok();
+    };
+    // Nothing serves yet, and nobody listens there: it goes on asking.
+    publish(&one);
+    node.start_with(&environment);
+    wait_for("a check", || node.log().contains("pull: ").then_some(()));
+    assert_eq!(node.current(), None);
+    *door.lock().unwrap() = Door::Open;
+    wait_for_current(&node, "1.0.0");
+    // Nobody listens, in an interval and at boot.
+    *door.lock().unwrap() = Door::Shut;
+    wait_for_outcome(&node, Outcome::Unavailable);
+    node.kill_supervisor();
+    node.start_with(&environment);
+    assert_eq!(node.current().as_deref(), Some("1.0.0"));
+    wait_for_outcome(&node, Outcome::Unavailable);
+    // Somebody listens and says nothing: what is permanent serves before there is an answer.
+    node.kill_supervisor();
+    *door.lock().unwrap() = Door::Hangs;
+    node.start_with(&environment);
+    assert_eq!(node.current().as_deref(), Some("1.0.0"));
+    wait_for("a check hangs", || (hung.load(Ordering::SeqCst) > 0).then_some(()));
+    node.relmgr(&["restart"]).ok();
+    publish(&two);
+    *door.lock().unwrap() = Door::Open;
+    wait_for_current(&node, "1.0.1");
+    assert_eq!(history(&node).iter().filter(|entry| entry["kind"] == "upgrade").count(), 2);
 }
 
 #[test]

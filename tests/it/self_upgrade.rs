@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use http_body_util::{BodyExt, Full};
 use nix::sys::signal::{Signal, kill};
 use relmgr_model::control::Phase;
-use relmgr_testkit::kit::{Node, bin, release, wait_for};
+use relmgr_testkit::kit::{Node, bin, node_that_blocks, release, wait_for};
 use relmgr_testkit::load::{Closed, Load, Report, Request};
 use serde_json::Value;
 
@@ -20,6 +20,23 @@ fn another(node: &Node, name: &str) -> PathBuf {
     let path = node.home().parent().unwrap().join(name);
     std::fs::copy(bin("relmgr"), &path).unwrap();
     path
+}
+
+/// A relmgr of another version at another path, and that version: the same code, which says another number of itself
+/// wherever it says one. (Another build would take minutes.)
+fn renumbered(node: &Node, name: &str) -> (PathBuf, String) {
+    let own = env!("CARGO_PKG_VERSION");
+    let (rest, last) = own.split_at(own.len() - 1);
+    let other = format!("{rest}{}", if last == "9" { "8" } else { "9" });
+    let path = another(node, name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let places = bytes.windows(own.len()).enumerate().filter(|(_, window)| *window == own.as_bytes());
+    let places: Vec<_> = places.map(|(at, _)| at).collect();
+    for at in places {
+        bytes[at..at + own.len()].copy_from_slice(other.as_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+    (path, other)
 }
 
 fn executable(pid: i32) -> PathBuf {
@@ -89,6 +106,26 @@ async fn the_process_becomes_the_new_relmgr_and_nobody_notices() {
     }
     node.relmgr(&["run"]).failed(1, &["another supervisor", &pid.to_string()]);
     node.relmgr(&["stop"]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relmgr_of_another_version_takes_over_and_gives_back() {
+    let node = Node::serving("relmgr-faulty", SHORT, &[&release("faulty", "", "1.0.0")]);
+    let own = env!("CARGO_PKG_VERSION");
+    let ((new, other), old) = (renumbered(&node, "relmgr-new"), another(&node, "relmgr-old"));
+    let load = Load::start(node.address(), &[Request::get("/")], 8);
+    for (binary, from, to) in [(&new, own, other.as_str()), (&old, &other, own)] {
+        let before = load.answered();
+        let done = node.relmgr(&["self-upgrade", binary.to_str().unwrap()]).ok();
+        assert!(done.stdout.contains(&format!("relmgr {to} runs the node")), "{done:?}");
+        assert_eq!(
+            (node.status().relmgr.as_str(), executable(node.host_pid().as_raw())),
+            (to, binary.clone())
+        );
+        assert_eq!(last(&node)["relmgr"], serde_json::json!({ "from": from, "to": to }));
+        wait_for("the load goes on", || (load.answered() > before + 100).then_some(()));
+    }
+    unharmed(&load.stop());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,6 +255,48 @@ async fn a_node_without_a_release_is_upgraded_as_well() {
 }
 
 #[test]
+fn how_often_the_host_has_died_is_not_forgotten() {
+    let settings = format!("{SHORT}[supervisor]\nintensity = 1\nperiod = \"10m\"\n");
+    let mut node = Node::serving("relmgr-faulty", &settings, &[&release("faulty", "", "1.0.0")]);
+    let die = |node: &Node| kill(node.host_pid(), Signal::SIGKILL).unwrap();
+    die(&node);
+    wait_for("the host is replaced", || (node.status().host_restarts == 1).then_some(()));
+    wait_for("it serves", || node.current());
+    node.relmgr(&["self-upgrade"]).ok();
+    assert_eq!(node.status().host_restarts, 1);
+    die(&node);
+    assert_eq!(node.wait_supervisor(), Some(1));
+    assert!(node.log().contains("more than 1 times in 10m"), "{}", node.log());
+}
+
+#[test]
+fn who_may_only_speak_with_the_node_may_not_choose_what_runs_as_its_user() {
+    assert!(nix::unistd::geteuid().is_root(), "this test runs a command as another user, which needs root");
+    let node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0")]);
+    let open = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    for directory in [node.home().parent().unwrap().to_owned(), node.home(), node.home().join("run")] {
+        open(&directory, 0o755);
+    }
+    open(&node.home().join("run/control.sock"), 0o666);
+    let place = tempfile::Builder::new().prefix("relmgr").tempdir_in("/tmp").unwrap();
+    open(place.path(), 0o755);
+    let copy = place.path().join("relmgr");
+    std::fs::copy(bin("relmgr"), &copy).unwrap();
+    let asked_by_another = |args: &[&str]| {
+        let mut command = std::process::Command::new(&copy);
+        command.args(args).arg("--home").arg(node.home());
+        std::os::unix::process::CommandExt::gid(&mut command, 65534);
+        std::os::unix::process::CommandExt::uid(&mut command, 65534);
+        relmgr_testkit::kit::Done::from(command.output().unwrap())
+    };
+    asked_by_another(&["restart"]).ok();
+    let (host, runs) = (node.host_pid(), executable(node.supervisor_pid().as_raw()));
+    let words = "uid 65534 may not put another relmgr in place: root and the node's user may";
+    asked_by_another(&["self-upgrade"]).failed(1, &[words]);
+    assert_eq!((node.host_pid(), executable(node.supervisor_pid().as_raw())), (host, runs));
+}
+
+#[test]
 fn a_probation_is_not_interrupted() {
     let (one, two) = (release("faulty", "", "1.0.0"), release("faulty", "second", "1.0.1"));
     let node =
@@ -234,8 +313,8 @@ fn a_probation_is_not_interrupted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_connection_is_answered_once_more_and_a_stream_goes_on() {
-    let node =
-        Node::serving("relmgr-faulty", "[upgrade]\ndrain = \"10s\"\n", &[&release("faulty", "", "1.0.0")]);
+    let settings = "[upgrade]\ndrain = \"10s\"\n";
+    let (node, go) = node_that_blocks(settings, &[&release("faulty", "", "1.0.0")]);
     let mut open = [Connection::open(node.address()).await, Connection::open(node.address()).await];
     for connection in &mut open {
         assert_eq!(connection.get("/").await.unwrap(), (200, "1.0.0".into()));
@@ -252,6 +331,8 @@ async fn an_open_connection_is_answered_once_more_and_a_stream_goes_on() {
     assert_eq!(response.headers().get("connection").map(|value| value.as_bytes()), Some(&b"close"[..]));
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "1.0.0");
     assert!(asks.get("/").await.is_err(), "it was announced");
+    assert!(!slow.is_finished(), "it is with the old host");
+    std::fs::write(go, "").unwrap();
     assert_eq!(slow.await.unwrap().0, 200);
     assert!(upgrade.wait().unwrap().success());
     assert!(idle.get("/").await.is_err(), "nothing was asked on it until late in the drain");

@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::client::get;
 use relmgr_testkit::faults::{BAD, Fault};
-use relmgr_testkit::kit::{Done, Node, release, wait_for};
+use relmgr_testkit::kit::{Done, Node, node_that_blocks, release, wait_for};
 use relmgr_testkit::load::{Load, Request};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,11 +67,13 @@ fn a_death_by_a_signal_says_where_the_core_is_and_what_was_said_last() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_stops_the_node_gracefully() {
-    let mut node = Node::serving("relmgr-faulty", "", &[&release("faulty", "", "1.0.0")]);
+    let (mut node, go) = node_that_blocks("", &[&release("faulty", "", "1.0.0")]);
     let (address, host) = (node.address(), node.host_pid());
     let slow = tokio::spawn(async move { get(address, "/block").await });
     wait_for("a request is in flight", || (node.status().generations[0].in_flight == 1).then_some(()));
     kill(node.supervisor_pid(), Signal::SIGTERM).unwrap();
+    wait_for("it stops", || node.log().contains("SIGTERM: the node stops").then_some(()));
+    std::fs::write(go, "").unwrap();
     assert_eq!(slow.await.unwrap().0, 200, "what has begun is finished");
     let code = tokio::task::spawn_blocking(move || node.wait_supervisor()).await.unwrap();
     assert_eq!(code, Some(0));
@@ -151,5 +153,7 @@ fn an_operation_that_a_death_interrupted_is_told_at_the_next_start() {
     let history = node.relmgr(&["history", "--json"]).ok().json();
     let last = history.as_array().unwrap().last().unwrap().clone();
     assert_eq!((last["outcome"].as_str(), last["to"].as_str()), (Some("interrupted"), Some("1.0.1")));
+    let words = "the node ended in the middle of it, not before its unpack had begun, and boots 1.0.0";
+    assert_eq!(last["error"], words);
     assert!(!std::fs::read_to_string(node.home().join("state.json")).unwrap().contains("start-hangs"));
 }

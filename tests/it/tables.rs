@@ -227,10 +227,10 @@ async fn a_full_map_is_told_and_the_node_serves_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_on_disk_outlive_the_node() {
-    let [one, _] = releases();
+    let [one, two] = releases();
     for sync in ["commit", "relaxed"] {
         let settings = format!("[tables]\ndurability = \"disk\"\nsync = \"{sync}\"\n");
-        let mut node = Node::serving(APP, &settings, &[&one]);
+        let mut node = Node::serving(APP, &settings, &[&one, &two]);
         ask(&node, "/put/1/10").await;
         assert_eq!(tables(&node).path, node.home().canonicalize().unwrap().join("tables"));
         node.relmgr(&["stop"]).ok();
@@ -238,6 +238,10 @@ async fn tables_on_disk_outlive_the_node() {
         assert!(node.home().join("tables/data.mdb").exists());
         node.start();
         assert_eq!(item(&node, 1).await, json!({"number": 10}), "{sync}");
+        // Whatever writes to the disk keeps no release in memory.
+        let done = node.relmgr(&["upgrade", "2.0.0"]).ok();
+        assert!(!done.stderr.contains("still in memory"), "{done:?}");
+        assert_eq!(node.mapped().len(), 1, "{sync}");
     }
 }
 

@@ -187,6 +187,58 @@ fn a_webhook_that_hangs_and_fails_is_told_again_and_holds_up_no_upgrade() {
 }
 
 #[test]
+fn a_webhook_that_hangs_for_ever_holds_up_nothing_and_what_does_not_fit_is_dropped() {
+    let (one, two) = releases();
+    let receiver = Receiver::start(&[Reply::Never]);
+    let mut node = node("relmgr-faulty", &receiver, "timeout = \"1h\"", &[&one, &two]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    wait_for("the first one hangs", || (receiver.heard().len() == 1).then_some(()));
+    // Two events each, for more than the 256 that may wait.
+    for version in ["1.0.1", "1.0.0"].iter().cycle().take(130) {
+        let kind = if *version == "1.0.1" { "upgrade" } else { "downgrade" };
+        node.relmgr(&[kind, version]).ok();
+    }
+    assert_eq!(node.current().as_deref(), Some("1.0.0"));
+    wait_for("one is dropped", || {
+        node.log().contains("256 notifications wait: this one is dropped").then_some(())
+    });
+    assert_eq!(receiver.heard().len(), 1, "the others keep their place");
+    node.relmgr(&["stop"]).ok();
+    assert_eq!(node.wait_supervisor(), Some(0), "nor is the node's end held up");
+}
+
+#[test]
+fn a_rollback_a_restart_and_a_death_of_the_host_are_told() {
+    let (one, two) = releases();
+    let receiver = Receiver::start(&[]);
+    let settings =
+        format!("[upgrade]\nprobation = \"10m\"\n[[webhooks]]\nurl = \"http://{}/\"\n", receiver.address);
+    let node = Node::serving("relmgr-faulty", &settings, &[&one, &two]);
+    node.relmgr(&["commit"]);
+    node.relmgr(&["upgrade", "1.0.1", "--detach"]).ok();
+    wait_for("the probation", || node.status().probation_ends_at);
+    node.relmgr(&["rollback"]).ok();
+    node.relmgr(&["restart"]).ok();
+    let before = receiver.heard().len();
+    let host = node.host_pid();
+    nix::sys::signal::kill(host, nix::sys::signal::Signal::SIGKILL).unwrap();
+    wait_for("another host", || node.status().host_pid.filter(|pid| *pid != host.as_raw() as u32));
+    let told = wait_for("the death is told", || {
+        let told = receiver.heard();
+        told.iter().any(|heard| heard.json()["event"] == "host_died").then_some(told)
+    });
+    let of = |event: &str| told.iter().map(Heard::json).find(|heard| heard["event"] == event);
+    let rolled_back = of("rolled_back").unwrap();
+    assert_eq!(
+        (&rolled_back["from"], &rolled_back["to"]),
+        (&"1.0.0".into(), &"1.0.1".into()),
+        "{rolled_back}"
+    );
+    assert_eq!(of("restarted").unwrap()["kind"], "restart");
+    assert!(told.len() > before, "{before}");
+}
+
+#[test]
 fn a_webhook_that_refuses_is_not_asked_again_and_a_secret_that_is_missing_is_said() {
     let (one, _) = releases();
     let refuses = Receiver::start(&[Reply::Status(404)]);
@@ -200,6 +252,23 @@ fn a_webhook_that_refuses_is_not_asked_again_and_a_secret_that_is_missing_is_sai
     unset.relmgr(&["upgrade", "1.0.0"]).ok();
     wait_for("the secret is missed", || unset.log().contains("RELMGR_TEST_UNSET} is not set").then_some(()));
     assert!(silent.heard().is_empty(), "nothing goes out unsigned that is to be signed");
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_killed() {
+    let (one, _) = releases();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("pid").display().to_string();
+    let script = format!("echo $$ > {path}; exec sleep 3600");
+    let hooks = format!(
+        "[hooks]\nevent = [\"/bin/sh\", \"-c\", \"{script}\"]\nevents = [\"committed\"]\ntimeout = \"1s\"\n"
+    );
+    let node = Node::serving("relmgr-faulty", &hooks, &[&one]);
+    let pid =
+        wait_for("the command runs", || std::fs::read_to_string(&path).ok()?.trim().parse::<i32>().ok());
+    wait_for("it is killed", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    wait_for("that is logged", || node.log().contains("hooks.event").then_some(()));
+    node.relmgr(&["restart"]).ok();
 }
 
 /// Replaces app.conf as editors do.

@@ -12,6 +12,10 @@ if [ ${#packages[@]} -gt 0 ]; then
     apt-get update
     apt-get install --yes --no-install-recommends "${packages[@]}"
 fi
+# A container's root does not own what was checked out for it, and git reads nothing of another user's. Without its
+# commit a release would be published that says nothing of where it is from.
+if ! git rev-parse HEAD >/dev/null 2>&1; then git config --global --add safe.directory "$PWD"; fi
+git rev-parse HEAD >/dev/null || { echo "setup.sh: $PWD is no checkout: install git before it is made" >&2; exit 1; }
 if ! command -v cargo >/dev/null; then
     curl --proto '=https' --tlsv1.2 --fail --silent --show-error https://sh.rustup.rs |
         sh -s -- -y --profile minimal --no-modify-path
@@ -24,6 +28,11 @@ fi
 if ! cargo relmgr version >/dev/null 2>&1; then
     read -r -a source <<<"${RELMGR_SOURCE:?is not set: how cargo install finds cargo-relmgr, such as --git URL --tag v1}"
     cargo install --locked "${source[@]}" cargo-relmgr
+fi
+# A rehearsal runs a node.
+if [ -n "${RELMGR_REHEARSE-}" ] && ! command -v relmgr >/dev/null; then
+    read -r -a source <<<"${RELMGR_SOURCE:?is not set: how cargo install finds relmgr, such as --git URL --tag v1}"
+    cargo install --locked "${source[@]}" relmgr
 fi
 found=$(cargo relmgr version)
 echo "$found"

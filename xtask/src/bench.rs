@@ -23,7 +23,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(1);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which: throughput, upgrades, latency, conf, recovery, self-upgrade, faults, deltas, repository, tables, state,
-    /// sessions, boot, pipeline; all when none is named
+    /// sessions, boot, pipeline, dev; all when none is named
     names: Vec<String>,
     /// Rounds of the throughput comparison
     #[arg(long, default_value_t = 3)]
@@ -66,6 +66,12 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("pipeline") {
         crate::pipeline::main(args.rounds)?;
+        if args.names.len() == 1 {
+            return Ok(());
+        }
+    }
+    if wanted("dev") {
+        crate::dev::main(args.rounds)?;
         if args.names.len() == 1 {
             return Ok(());
         }

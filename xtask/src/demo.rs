@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use chrono::{TimeDelta, Utc};
 use relmgr_model::Version;
+use relmgr_testkit::example;
 use relmgr_testkit::kit::{self, Node, Release};
 use relmgr_testkit::load::{Load, Report, Request};
 use serde_json::json;
@@ -26,12 +27,18 @@ pub struct Args {
     /// Leave the node running and say what to try next
     #[arg(long)]
     keep: bool,
+    /// Take relmgr and cargo-relmgr from here, instead of building them as users get them
+    #[arg(long, value_name = "DIR")]
+    binaries: Option<PathBuf>,
 }
 
 /// Builds, publishes, runs, upgrades and downgrades under load; fails when a client saw a failure.
 pub fn main(args: &Args) -> anyhow::Result<()> {
     eprintln!("== building relmgr, cargo-relmgr and two releases of example-app from changed source");
-    let binaries = build_release_binaries()?;
+    let binaries = match &args.binaries {
+        Some(binaries) => std::path::absolute(binaries)?,
+        None => build_release_binaries()?,
+    };
     kit::use_binaries(&binaries);
     let (one, two) = releases()?;
 
@@ -93,7 +100,7 @@ fn releases() -> anyhow::Result<(Release, Release)> {
     if copy.exists() {
         std::fs::remove_dir_all(&copy)?;
     }
-    standing_copy(&copy)?;
+    example::standing_copy(&copy);
     let version = |time| Version::from_build_time(time).to_string();
     let now = Utc::now();
     let one = kit::build(&copy.join("Cargo.toml"), "", &version(now));
@@ -106,38 +113,6 @@ fn releases() -> anyhow::Result<(Release, Release)> {
     std::fs::write(page, changed)?;
     let two = kit::build(&copy.join("Cargo.toml"), "", &version(now + TimeDelta::seconds(1)));
     Ok((one, two))
-}
-
-/// Copies the example, as an application that stands alone.
-pub fn standing_copy(copy: &Path) -> anyhow::Result<()> {
-    copy_tree(&kit::workspace().join("example-app"), copy)?;
-    stand_alone(copy)
-}
-
-/// Makes the copy a workspace of its own, with the paths of this one.
-fn stand_alone(copy: &Path) -> anyhow::Result<()> {
-    let root = kit::workspace();
-    let manifest = std::fs::read_to_string(root.join("Cargo.toml"))?;
-    let (_, shared) = manifest.split_once("[workspace.package]").context("the workspace's manifest")?;
-    let shared = shared.replace("path = \"", &format!("path = \"{}/", root.display()));
-    let own = std::fs::read_to_string(copy.join("Cargo.toml"))?;
-    std::fs::write(copy.join("Cargo.toml"), format!("{own}\n[workspace]\n\n[workspace.package]{shared}"))?;
-    std::fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock"))?;
-    Ok(())
-}
-
-fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let dest: PathBuf = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &dest)?;
-        } else {
-            std::fs::copy(entry.path(), dest)?;
-        }
-    }
-    Ok(())
 }
 
 fn print_json(whole: &Report) {

@@ -22,6 +22,7 @@ pub fn main() {
         let cost = Cost::of(fault);
         let ends = match fault.end {
             End::Refused => "refused before the swap",
+            End::HostDiedEarly => "refused, another host",
             End::RolledBack => "rolled back, same host",
             End::HostDied => "rolled back, another host",
         };

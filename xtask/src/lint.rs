@@ -4,6 +4,7 @@ use anyhow::bail;
 use cargo_metadata::{DependencyKind, MetadataCommand};
 use relmgr_testkit::kit;
 
+use crate::licences;
 use crate::run::{cargo, has_cargo, run};
 
 /// Which crates of ours a crate may use: arrows point down only. Those that are not named here (testkit, tests,
@@ -17,7 +18,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("relmgr-tables", &["relmgr-abi"]),
     ("relmgr-app", &["relmgr-abi", "relmgr-app-derive", "relmgr-tables"]),
     ("relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store", "relmgr-tables"]),
-    ("cargo-relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store"]),
+    ("cargo-relmgr", &["relmgr-abi", "relmgr-conf", "relmgr-model", "relmgr-store", "relmgr-tables"]),
     ("live-poll", &["relmgr-app"]),
 ];
 
@@ -26,10 +27,10 @@ pub fn main() -> anyhow::Result<()> {
     run(cargo(&["fmt", "--all", "--check"]))?;
     run(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     layers()?;
+    licences::check()?;
+    // What it knows beside that: wildcards, and what is there twice.
     if has_cargo("deny") {
         run(cargo(&["deny", "check", "licenses", "bans", "sources"]))?;
-    } else {
-        eprintln!("cargo-deny is not installed: licences and sources are not checked");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask test | lint | demo | bench | deb | crash-matrix`.
+//! The project's own commands: `cargo xtask setup | test | lint | demo | bench | deb | crash-matrix`.
 
 #![allow(clippy::unwrap_used, reason = "a developer's tool says by a panic what went wrong")]
 
@@ -11,7 +11,9 @@ mod crash_matrix;
 mod deb;
 mod deltas;
 mod demo;
+mod dev;
 mod faults;
+mod licences;
 mod lint;
 mod pipeline;
 mod recovery;
@@ -19,6 +21,7 @@ mod repository;
 mod run;
 mod self_upgrade;
 mod sessions;
+mod setup;
 mod test;
 
 use std::process::ExitCode;
@@ -35,13 +38,15 @@ struct Xtask {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Install what the tests start that is no part of the project (as root; Debian's packages, cargo's commands)
+    Setup,
     /// Run every test: builds the binaries, then cargo-nextest (or cargo test) over the workspace, then doctests
     Test {
         /// Passed on to the test runner, such as a test's name
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Check format, clippy with warnings denied, the layering of the crates, and licences where cargo-deny is there
+    /// Check format, clippy with warnings denied, the layering of the crates, licences and sources
     Lint,
     /// Build two releases, run a node, upgrade and downgrade it under load, and print what clients saw
     Demo(demo::Args),
@@ -55,6 +60,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Xtask::parse().command {
+        Command::Setup => setup::main(),
         Command::Test { args } => test::main(&args),
         Command::Lint => lint::main(),
         Command::Demo(args) => demo::main(&args),

@@ -6,15 +6,18 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use relmgr_testkit::example;
 use relmgr_testkit::kit::{self, Node, bin};
 use relmgr_testkit::load::{Load, Request};
 use relmgr_testkit::s3::S3Server;
 
 use crate::bench::median;
-use crate::demo;
 
 const STAGES: [&str; 8] =
     ["push", "checkout", "build", "package", "publish", "fetch", "upgrade", "the command's own"];
+
+/// What a push of a Phoenix application takes by the pipeline that this one replaces, in minutes.
+const CLASSIC_MINUTES: [f64; 2] = [5.0, 6.0];
 
 /// Prints the table, medians of `rounds`.
 pub fn main(rounds: usize) -> anyhow::Result<()> {
@@ -44,6 +47,8 @@ pub fn main(rounds: usize) -> anyhow::Result<()> {
         println!("  {name:<20} {ms:>9.1} ms");
     }
     println!("  {:<20} {sum:>9.1} ms", "all of it");
+    let [least, most] = CLASSIC_MINUTES.map(|minutes| minutes * 60e3 / sum);
+    println!("  the classic Phoenix pipeline: 5 to 6 minutes, {least:.0} to {most:.0} times as long");
     println!("  requests meanwhile: {}, failed: {}", report.requests(), report.failures());
     ensure!(report.failures() == 0, "{}", report.failures_by_kind());
     Ok(())
@@ -68,7 +73,7 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn new(work: &Path, server: &'a S3Server) -> anyhow::Result<Self> {
         let (developer, bare) = (work.join("developer"), work.join("origin.git"));
-        demo::standing_copy(&developer)?;
+        example::standing_copy(&developer);
         git(work, &["init", "--quiet", "--bare", "--initial-branch=main", "origin.git"])?;
         git(&developer, &["init", "--quiet", "--initial-branch=main"])?;
         git(&developer, &["add", "."])?;

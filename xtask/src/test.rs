@@ -1,9 +1,15 @@
 //! `cargo xtask test`
 
 use crate::run::{cargo, has_cargo, run};
+use crate::setup;
 
 /// Builds what the tests start, then runs them all.
 pub fn main(args: &[String]) -> anyhow::Result<()> {
+    match setup::check() {
+        // Who asks for some tests knows what they need.
+        Err(error) if !args.is_empty() => eprintln!("warning: {error:#}"),
+        checked => checked?,
+    }
     run(cargo(&["build", "--package", "relmgr", "--package", "cargo-relmgr"]))?;
     let nextest = has_cargo("nextest");
     let mut tests = if nextest {

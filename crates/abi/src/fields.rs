@@ -24,6 +24,15 @@ pub fn write(fields: &HeaderMap, out: &mut Vec<u8>) {
 /// What is wrong, when `bytes` are no fields.
 pub fn read(bytes: &Bytes, len: usize, capacity: usize) -> Result<HeaderMap, &'static str> {
     let mut fields = HeaderMap::with_capacity(capacity);
+    read_into(&mut fields, bytes, len)?;
+    Ok(fields)
+}
+
+/// The same, appended to `fields`: whoever has a map to spare saves making another.
+///
+/// # Errors
+/// What is wrong, when `bytes` are no fields; those before it have been appended.
+pub fn read_into(fields: &mut HeaderMap, bytes: &Bytes, len: usize) -> Result<(), &'static str> {
     let mut at = 0;
     // By place, not by cutting off what was read: every cut would count references up and down.
     while let Some(rest) = bytes.get(at..len).filter(|rest| !rest.is_empty()) {
@@ -41,7 +50,7 @@ pub fn read(bytes: &Bytes, len: usize, capacity: usize) -> Result<HeaderMap, &'s
         fields.append(key, text.map_err(|_| "a field's value is none")?);
         at = from + value;
     }
-    Ok(fields)
+    Ok(())
 }
 
 #[cfg(test)]

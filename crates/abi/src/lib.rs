@@ -19,6 +19,8 @@
 //! | [`buffer`] | bytes without a copy |
 //! | [`fields`] | header and trailer fields as bytes |
 //! | [`state`] | what is said of in-memory state that goes from one generation to the next |
+//! | [`chunks`] | the bytes of such a state |
+//! | [`record`] | the bytes of a record in a state table |
 //! | [`library`] | for tools: what a built library says of itself |
 //!
 //! # What each side upholds
@@ -34,12 +36,14 @@
 pub mod body;
 pub mod buffer;
 pub mod children;
+pub mod chunks;
 pub mod conf;
 pub mod entry;
 pub mod fields;
 pub mod future;
 pub mod head;
 pub mod library;
+pub mod record;
 pub mod root;
 pub mod session;
 pub mod state;

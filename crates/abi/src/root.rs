@@ -34,6 +34,10 @@ pub struct AppRoot {
     /// [`Trial`](crate::state::Trial) as JSON. For the preflight. Since contract 1.3; where it is missing, it takes
     /// over none.
     pub code_change: extern "C" fn(u32, FfiBody) -> FfiFuture<RResult<RVec<u8>, RString>>,
+    /// As `code_change`, and gives what came of it in the form of another schema version, as a body that streams:
+    /// the step down, without an instance. For the preflight. Since contract 1.3; where it is missing, a step down
+    /// cannot be tried.
+    pub change_back: extern "C" fn(u32, FfiBody, u32) -> FfiFuture<RResult<FfiBody, RString>>,
 }
 
 /// The text of a `conf/schema.toml`; none: it is written by hand. Or what of the settings' type no schema can say.

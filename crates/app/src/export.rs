@@ -80,6 +80,7 @@ impl<A: Application, K: Kind<A>> Tables<A, K> {
         schema: schema::<A>,
         state: state::<A, K>,
         code_change: instance::code_change::<A, K>,
+        change_back: instance::change_back::<A, K>,
     });
 
     const FUNCTION_FIELDS: &'static WithMetadata<InstanceFunctions> = &WithMetadata::new(InstanceFunctions {

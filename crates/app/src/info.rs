@@ -115,6 +115,12 @@ impl Context {
         &self.0.version
     }
 
+    /// Whether the release runs under `cargo relmgr dev`: what serves users must not depend on it. A page that is told
+    /// of another version (over a WebSocket that outlives releases) reloads itself then, and nowhere else.
+    pub fn development(&self) -> bool {
+        std::env::var_os("RELMGR_DEV").is_some_and(|value| value == "1")
+    }
+
     /// The directory of the release's own files (`priv/` beside its Cargo.toml when it was built).
     pub fn priv_dir(&self) -> PathBuf {
         self.0.directory.join("priv")

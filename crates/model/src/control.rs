@@ -11,6 +11,8 @@
 //! | `GET /v1/conf/diff` | [`ConfDifferences`](crate::conf::ConfDifferences) between what runs and the files |
 //! | `POST /v1/pull/now` | one [`PullLine`](crate::pull::PullLine) a line, the last one how the check ended |
 //! | `POST /v1/pull/pause`, `POST /v1/pull/resume` | [`PullStatus`] |
+//! | `POST /v1/state/save` with a [`RecordingRequest`](crate::recording::RecordingRequest) | [`Recording`](crate::recording::Recording) when it is written |
+//! | `POST /v1/state/load` with the same | [`Loaded`](crate::recording::Loaded) |
 //! | `POST /v1/stop` | [`Pong`] at once; the node stops gracefully |
 //!
 //! Anything else, and an operation that is refused before it starts, is answered by a [`Fault`] and a 4xx or

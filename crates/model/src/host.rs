@@ -104,6 +104,24 @@ pub enum Command {
     },
     /// Nobody reads what was lent any more. Answered by [`Answer::Done`].
     ForgetState,
+    /// Give the generation that serves a state from a file; it goes on with its own when it does not take it. Its
+    /// children end before and start after it, and requests wait. Answered by [`Answer::Done`].
+    LoadState {
+        /// The file.
+        path: PathBuf,
+        /// The schema version of the generation's own state.
+        own_schema: u32,
+        /// The children may take so long to end.
+        patience_ms: u64,
+        /// In which form, and how long requests may wait.
+        code_change: CodeChange,
+    },
+    /// Copy the state tables, as they are at one moment, into a directory that is there. Answered by
+    /// [`Answer::Tables`].
+    CopyTables {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Begin to accept connections; until then they wait in the backlog. Answered by [`Answer::Done`].
     Accept,
     /// The current generation's release is permanent from now on: the version endpoint says so. Answered by
@@ -366,6 +384,9 @@ pub enum Answer {
         sample: Sample,
         /// The words of its first panic.
         first_panic: Option<String>,
+        /// Retired generations that cannot be unmapped.
+        #[serde(default)]
+        pinned: u32,
     },
 }
 

@@ -37,6 +37,7 @@ pub mod plan;
 pub mod probation;
 pub mod pull;
 pub mod record;
+pub mod recording;
 pub mod sessions;
 pub mod settings;
 pub mod state;

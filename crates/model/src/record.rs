@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Version;
 use crate::channel::Seen;
 use crate::control::{Kind, Outcome, RelmgrChange, StepTime};
+use crate::plan::Step;
 use crate::pull::PullRecord;
 use crate::status::Status;
 
@@ -74,8 +75,12 @@ pub struct OperationRecord {
     pub kind: Kind,
     /// The release that served at its start.
     pub from: Option<Version>,
-    /// The release that it goes to.
-    pub to: Version,
+    /// The release that it goes to; absent: there is none, or more than one.
+    pub to: Option<Version>,
+    /// The step that had begun when the record was written last. It is not written for its own sake: what recovery
+    /// needs is written when it happens, and this with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
     /// When it started.
     pub started_at: DateTime<Utc>,
     /// The uid of who asked.
@@ -95,28 +100,44 @@ impl OperationRecord {
     /// What became of an operation in the middle of which the supervisor ended, as the `record` at the next start
     /// has it: its outcome and, unless it was done, why.
     pub fn resolve(&self, record: &NodeRecord) -> (Outcome, Option<String>) {
-        let boots = record.permanent.as_ref().map_or_else(|| "no release".to_owned(), Version::to_string);
-        let swapped = self.swapped_at.is_some();
-        if self.kind == Kind::SelfUpgrade {
-            // The release is the same before and after it: nothing in the record tells how far it came.
-            return (
-                Outcome::Interrupted,
-                Some(format!("the node ended in the middle of it and boots {boots}")),
-            );
+        let boots = record.boots();
+        let begun = self.step.map(|step| format!(", not before its {} had begun,", step.name()));
+        let begun = begun.unwrap_or_default();
+        let interrupted = (
+            Outcome::Interrupted,
+            Some(format!("the node ended in the middle of it{begun} and boots {boots}")),
+        );
+        let Some(to) = &self.to else { return interrupted };
+        let release = record.releases.get(to).map(|release| &release.status);
+        match (self.kind, release) {
+            // The release is the same before and after them: nothing in the record tells how far they came.
+            (Kind::SelfUpgrade | Kind::Restart | Kind::Check, _) => interrupted,
+            // These are over when the record says so.
+            (Kind::Fetch, Some(_)) | (Kind::Remove, None) => (Outcome::Done, None),
+            (Kind::Fetch, None) | (Kind::Remove, Some(_)) => interrupted,
+            _ => self.resolve_switch(to, release, record, interrupted),
         }
-        match record.releases.get(&self.to).map(|release| &release.status) {
+    }
+
+    fn resolve_switch(
+        &self,
+        to: &Version,
+        release: Option<&Status>,
+        record: &NodeRecord,
+        interrupted: (Outcome, Option<String>),
+    ) -> (Outcome, Option<String>) {
+        let swapped = self.swapped_at.is_some();
+        match release {
             // Recorded: what was left to do is done by the end of the processes.
-            Some(Status::Permanent) if record.permanent.as_ref() == Some(&self.to) => (Outcome::Done, None),
+            Some(Status::Permanent) if record.permanent.as_ref() == Some(to) => (Outcome::Done, None),
             Some(Status::Failed { reason, at }) if *at >= self.started_at => {
                 (if swapped { Outcome::RolledBack } else { Outcome::Failed }, Some(reason.clone()))
             }
             _ if swapped => {
-                let words = format!("the node ended in the probation of {} and boots {boots}", self.to);
+                let words = format!("the node ended in the probation of {to} and boots {}", record.boots());
                 (Outcome::RolledBack, Some(words))
             }
-            _ => {
-                (Outcome::Interrupted, Some(format!("the node ended in the middle of it and boots {boots}")))
-            }
+            _ => interrupted,
         }
     }
 }
@@ -130,7 +151,7 @@ pub struct HistoryEntry {
     pub kind: Kind,
     /// The uid of who asked; absent: the node itself.
     pub uid: Option<u32>,
-    /// Who asked, where no person did; absent beside an absent uid: the node, for a host that died.
+    /// Who asked, where no person did; absent beside an absent uid: the node itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Agent>,
     /// The release that served at its start.
@@ -142,7 +163,7 @@ pub struct HistoryEntry {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Why it was committed; absent: there was no probation, or it was not passed.
+    /// Why it was committed, or why the node did it by itself; absent: there was no probation, or it was not passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
     /// From which relmgr to which (`self-upgrade`).
@@ -187,6 +208,11 @@ impl NodeRecord {
         }
     }
 
+    /// What the node boots, in words.
+    fn boots(&self) -> String {
+        self.permanent.as_ref().map_or_else(|| "no release".to_owned(), Version::to_string)
+    }
+
     /// Reads `state.json`.
     ///
     /// # Errors
@@ -225,7 +251,8 @@ mod tests {
         let mut operation = OperationRecord {
             kind: Kind::Upgrade,
             from: Some(one.clone()),
-            to: two.clone(),
+            to: Some(two.clone()),
+            step: None,
             started_at: at,
             uid: 0,
             by: None,
@@ -234,7 +261,13 @@ mod tests {
         };
         let (outcome, words) = operation.resolve(&record);
         assert_eq!(outcome, Outcome::Interrupted);
-        assert!(words.unwrap().ends_with("boots 1.0.0"));
+        assert_eq!(words.unwrap(), "the node ended in the middle of it and boots 1.0.0");
+        operation.step = Some(Step::Unpack);
+        let words = operation.resolve(&record).1.unwrap();
+        assert_eq!(
+            words,
+            "the node ended in the middle of it, not before its unpack had begun, and boots 1.0.0"
+        );
         operation.swapped_at = Some(at);
         let (outcome, words) = operation.resolve(&record);
         assert_eq!(outcome, Outcome::RolledBack);
@@ -245,8 +278,20 @@ mod tests {
         record.releases.insert(two.clone(), release(Status::Permanent));
         record.permanent = Some(two);
         assert_eq!(operation.resolve(&record), (Outcome::Done, None));
-        operation.kind = Kind::SelfUpgrade;
-        assert_eq!(operation.resolve(&record).0, Outcome::Interrupted, "whatever the release is");
+        for kind in [Kind::SelfUpgrade, Kind::Restart, Kind::Check] {
+            operation.kind = kind;
+            assert_eq!(operation.resolve(&record).0, Outcome::Interrupted, "whatever the release is");
+        }
+        let mut becomes = |kind, to: &str, outcome| {
+            (operation.kind, operation.to) = (kind, to.parse().ok());
+            assert_eq!(operation.resolve(&record).0, outcome, "{} {to}", kind.name());
+        };
+        becomes(Kind::Fetch, "1.0.1", Outcome::Done);
+        becomes(Kind::Fetch, "1.0.2", Outcome::Interrupted);
+        becomes(Kind::Remove, "1.0.1", Outcome::Interrupted);
+        becomes(Kind::Remove, "1.0.2", Outcome::Done);
+        becomes(Kind::Prune, "", Outcome::Interrupted);
+        becomes(Kind::SelfUpgrade, "", Outcome::Interrupted);
     }
 
     #[test]

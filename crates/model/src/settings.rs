@@ -326,11 +326,20 @@ impl Default for Limits {
 }
 
 /// `[loader]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loader {
     /// Whether retired libraries are unmapped.
     pub unload: Unload,
+    /// A host that holds more retired libraries than this is replaced by another one.
+    pub max_unretired: u32,
+}
+
+impl Default for Loader {
+    fn default() -> Self {
+        // Some megabytes of code each: a machine bears eight, and who leaks a thread in every release has time to see it.
+        Self { unload: Unload::default(), max_unretired: 8 }
+    }
 }
 
 /// Whether retired libraries are unmapped.
@@ -390,7 +399,7 @@ pub struct Pull {
     /// How often it asks; 0: not by itself.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
-    /// By how much the waits differ; absent: a fifth of the interval.
+    /// By how much the waits differ; absent: a fifth of the interval, and at boot up to a minute.
     #[serde(with = "humantime_serde")]
     pub jitter: Option<Duration>,
     /// When it may go to another release; empty: at any time.

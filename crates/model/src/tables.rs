@@ -87,6 +87,9 @@ pub struct TableStatus {
     pub record: String,
     /// Their highest schema version so far.
     pub schema: u32,
+    /// The lowest schema version of the releases that have it open; absent: none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<u32>,
     /// How many there are.
     pub records: u64,
     /// Pages that they take up, in bytes.

@@ -108,6 +108,9 @@ pub struct Takeover {
     pub started_at: DateTime<Utc>,
     /// How often the host was started again after it died.
     pub host_restarts: u64,
+    /// How long ago hosts died, in milliseconds, as far back as `supervisor.period`: the intensity does not begin anew.
+    #[serde(default)]
+    pub deaths_ms_ago: Vec<u64>,
     /// What hosts that have ended had answered; of releases that are loaded nowhere, the newest.
     #[serde(default)]
     pub answered: Vec<ReleaseCounts>,

@@ -78,12 +78,30 @@ fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Packag
     move |source| PackageError::Io { path, what, source }
 }
 
+/// What a package is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Packing {
+    /// To be published: as small as it gets, and on the disk before it has its name.
+    #[default]
+    Shipped,
+    /// For a node on the same machine that fetches it at once, while somebody waits: neither compressed nor synced.
+    Local,
+}
+
 /// Packs the release in `directory`, which holds `manifest.toml` and the files that it names, into `out`.
 /// The same files give the same bytes, whenever and wherever.
 ///
 /// # Errors
 /// [`PackageError`]; `out` is not there then.
 pub fn pack(directory: &Path, out: &Path) -> Result<Digest, PackageError> {
+    pack_as(Packing::Shipped, directory, out)
+}
+
+/// As [`pack`], for what `packing` says.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_as(packing: Packing, directory: &Path, out: &Path) -> Result<Digest, PackageError> {
     let manifest_path = directory.join(MANIFEST);
     let text = std::fs::read_to_string(&manifest_path).map_err(io_error(&manifest_path, "read"))?;
     let manifest =
@@ -93,7 +111,11 @@ pub fn pack(directory: &Path, out: &Path) -> Result<Digest, PackageError> {
     let temporary = tempfile::Builder::new().prefix(atomic::TEMPORARY).tempfile_in(atomic::parent(out));
     let temporary = temporary.map_err(written)?;
     // flate2's header has no time and no name unless it is given one.
-    let mut archive = Builder::new(GzEncoder::new(temporary.as_file(), Compression::best()));
+    let compression = match packing {
+        Packing::Shipped => Compression::best(),
+        Packing::Local => Compression::none(),
+    };
+    let mut archive = Builder::new(GzEncoder::new(temporary.as_file(), compression));
     append(&mut archive, MANIFEST, text.as_bytes(), text.len() as u64, 0o644).map_err(written)?;
     for (name, digest) in &manifest.files {
         let path = directory.join(name);
@@ -102,7 +124,10 @@ pub fn pack(directory: &Path, out: &Path) -> Result<Digest, PackageError> {
         let mode = if executable { 0o755 } else { 0o644 };
         append(&mut archive, name, file, digest.size, mode).map_err(io_error(&path, "packed"))?;
     }
-    let finish = || archive.into_inner()?.finish()?.sync_all();
+    let finish = || match packing {
+        Packing::Shipped => archive.into_inner()?.finish()?.sync_all(),
+        Packing::Local => archive.into_inner()?.finish().map(drop),
+    };
     finish().map_err(written)?;
     temporary.persist(out).map_err(|error| written(error.error))?;
     std::fs::set_permissions(out, PermissionsExt::from_mode(0o644)).map_err(written)?;

@@ -4,6 +4,7 @@
 //! store         opens the environment; tables, users, facts
 //!   └─ handle       one generation's access, offered across the border
 //!        └─ transaction   what a callback is lent
+//! copy          copies, and what tells two of them apart
 //! watch         who waits for changes
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! write of an application faults and changes no record; a process that is killed while it holds the write lock leaves
 //! it to the next one (a robust mutex).
 
+mod copy;
 mod handle;
 mod store;
 mod transaction;

@@ -132,6 +132,8 @@ pub struct TableFacts {
     pub record: String,
     /// Their highest schema version so far.
     pub schema: u32,
+    /// The lowest schema version of those who have it open.
+    pub opened: Option<u32>,
     /// How many there are.
     pub records: u64,
     /// Pages that they take up, in bytes.
@@ -231,6 +233,7 @@ impl Store {
                 key: entry.key,
                 record: entry.record,
                 schema: entry.schema,
+                opened: Some(table.lowest.load(Ordering::Acquire)).filter(|lowest| *lowest != u32::MAX),
                 records: stat.entries as u64,
                 bytes: pages as u64 * u64::from(stat.page_size),
                 aside: aside.count() as u64,
@@ -296,6 +299,15 @@ impl Table {
 }
 
 impl Inner {
+    /// The table of this name.
+    pub fn named(&self, name: &str) -> Result<Option<&Table>, OpenError> {
+        let words = |source| OpenError::Environment { path: self.path.clone(), source };
+        let txn = self.env.read_txn().map_err(words)?;
+        let entries = entries(&self.path, &self.directory, &txn)?;
+        let number = entries.into_iter().find(|(found, _)| found == name).map(|(_, entry)| entry.number);
+        Ok(number.and_then(|number| self.tables.get(number as usize)?.get()))
+    }
+
     pub fn table(&self, number: u32) -> Result<&Table, TableFault> {
         let found = self.tables.get(number as usize).and_then(OnceLock::get);
         found.ok_or_else(|| TableFault::new(kind::OTHER, format!("there is no table number {number}")))
@@ -397,8 +409,11 @@ impl Table {
             lowest = lowest.min(*schema);
             count += 1;
         }
-        self.lowest.store(lowest, Ordering::Release);
-        self.users.store(count, Ordering::Release);
+        let before = (self.lowest.swap(lowest, Ordering::AcqRel), self.users.swap(count, Ordering::AcqRel));
+        if before != (lowest, count) {
+            // What was counted for others says nothing of what these need.
+            *lock(&self.report) = None;
+        }
     }
 }
 

@@ -27,6 +27,8 @@ const MEMORY: u64 = 512 << 20;
 pub enum End {
     /// Before the swap: it has answered nobody.
     Refused,
+    /// Before the swap, by the death of the host that it was started in: what was in flight in it is lost.
+    HostDiedEarly,
     /// In its probation, in the host in which it serves: connections stay open.
     RolledBack,
     /// In its probation, by the death of the host: what was in flight in it is lost.
@@ -36,12 +38,22 @@ pub enum End {
 impl End {
     /// The exit code of `relmgr upgrade`.
     pub fn code(self) -> i32 {
-        if self == Self::Refused { 1 } else { 3 }
+        if self.is_before_the_swap() { 1 } else { 3 }
     }
 
     /// The outcome in the history.
     pub fn outcome(self) -> &'static str {
-        if self == Self::Refused { "failed" } else { "rolled_back" }
+        if self.is_before_the_swap() { "failed" } else { "rolled_back" }
+    }
+
+    /// Whether the release has answered nobody.
+    pub fn is_before_the_swap(self) -> bool {
+        matches!(self, Self::Refused | Self::HostDiedEarly)
+    }
+
+    /// Whether it takes the host along.
+    pub fn is_death(self) -> bool {
+        matches!(self, Self::HostDied | Self::HostDiedEarly)
     }
 }
 
@@ -95,6 +107,18 @@ pub const FAULTS: &[Fault] = &[
         pinned: "called exit(7) and is held",
         ..before("start_exits", "start-exits", &["1.0.1: it called exit(7) during its start"])
     },
+    late(
+        "aborts_in_its_start",
+        "aborts in its start",
+        End::HostDiedEarly,
+        &["the host died", "signal 6 SIGABRT", "while starting it"],
+    ),
+    late(
+        "segfaults_in_its_start",
+        "segfaults in its start",
+        End::HostDiedEarly,
+        &["the host died", "signal 11 SIGSEGV", "while starting it"],
+    ),
     before("never_healthy", "unhealthy", &["its health says: unhealthy on purpose"]),
     before("health_hangs", "health-hangs", &["not healthy within 1s (upgrade.health)"]),
     late(

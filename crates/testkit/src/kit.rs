@@ -118,6 +118,19 @@ fn profile() -> &'static str {
     if binaries().ends_with("debug") { "dev" } else { "release" }
 }
 
+/// A running node of the application with the defects that serves the first of `releases`, and the file that ends the
+/// requests to its `/block`, which hold their worker until then.
+pub fn node_that_blocks(settings: &str, releases: &[&Release]) -> (Node, PathBuf) {
+    let mut node = Node::new("relmgr-faulty", settings);
+    let go = node.home().join("go");
+    for release in releases {
+        node.publish(release);
+    }
+    node.start_with(&[("RELMGR_TEST_RELEASE_BLOCK", go.to_str().unwrap())]);
+    node.relmgr(&["upgrade", &releases[0].version]).ok();
+    (node, go)
+}
+
 /// The same for all processes of one test run: nextest says it, `cargo test` is one process.
 fn run_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests say by a panic what went wrong")]
 
 pub mod deb;
+pub mod dev;
+pub mod example;
 pub mod faults;
 pub mod hosts;
 pub mod kit;

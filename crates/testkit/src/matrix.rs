@@ -10,7 +10,9 @@ use relmgr_model::control::Phase;
 
 use crate::kit::{Done, Node, Release, release, wait_for};
 use crate::lost::{Disk, Following, Remains};
-use crate::promises::{assert_kept, assert_nothing_half_fetched, assert_serves, read_record, settled};
+use crate::promises::{
+    assert_kept, assert_nothing_half_fetched, assert_serves, assert_told, read_note, read_record, settled,
+};
 use crate::trace::{Errno, Plan, Seen, Watch};
 
 /// What a node does when it is broken.
@@ -216,7 +218,9 @@ impl Bench {
         let (_, seen) = self.break_with(Plan::KillBefore(at));
         if seen.hit.is_some() {
             self.node.wait_supervisor();
+            let begun = read_note(&self.node);
             self.node.start();
+            assert_told(&self.node, begun.as_ref());
             self.check_and_complete();
         }
         seen.hit
@@ -282,7 +286,9 @@ impl Bench {
     pub fn start_on(&mut self, remains: &Remains) {
         self.node.kill_supervisor();
         remains.restore(&self.node.home());
+        let begun = read_note(&self.node);
         self.node.start();
+        assert_told(&self.node, begun.as_ref());
         self.check_and_complete();
     }
 

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use relmgr_model::Version;
-use relmgr_model::control::{NodeStatus, Phase};
-use relmgr_model::record::NodeRecord;
+use relmgr_model::control::{NodeStatus, Outcome, Phase};
+use relmgr_model::record::{HistoryEntry, NodeRecord, OperationRecord};
 use relmgr_model::status::Status;
 
 use crate::kit::{Node, wait_for};
@@ -51,7 +51,7 @@ pub fn assert_kept(node: &Node) {
     }
     assert_eq!(directories, record.releases.keys().map(ToString::to_string).collect());
     // Nothing temporary is left.
-    assert_empty(&home.join("releases/.staging"));
+    assert_nothing_half_unpacked(node);
     for entry in std::fs::read_dir(&home).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(KNOWN.contains(&name.as_str()), "{name} is left in the home");
@@ -75,6 +75,14 @@ pub fn assert_nothing_half_fetched(node: &Node) {
     assert_empty(&node.home().join("releases/.fetch"));
 }
 
+/// Nothing is left of a package that was being unpacked.
+///
+/// # Panics
+/// With what is there.
+pub fn assert_nothing_half_unpacked(node: &Node) {
+    assert_empty(&node.home().join("releases/.staging"));
+}
+
 fn assert_empty(directory: &Path) {
     let left: Vec<_> =
         std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -87,6 +95,28 @@ pub fn read_record(node: &Node) -> NodeRecord {
         Ok(text) => NodeRecord::parse(&text).unwrap(),
         Err(_) => NodeRecord::new(&node.status().app),
     }
+}
+
+/// The operation that `state.json` says was under way, in a home that nobody runs.
+pub fn read_note(node: &Node) -> Option<OperationRecord> {
+    let text = std::fs::read_to_string(node.home().join("state.json")).ok()?;
+    NodeRecord::parse(&text).unwrap().operation
+}
+
+/// The history can be read, and tells last of all what a death has interrupted; `begun`: its note, from before the
+/// start.
+///
+/// # Panics
+/// With the promise that is not kept.
+pub fn assert_told(node: &Node, begun: Option<&OperationRecord>) {
+    let history: Vec<HistoryEntry> =
+        serde_json::from_value(node.relmgr(&["history", "--json", "-n", "0"]).ok().json()).unwrap();
+    let Some(begun) = begun else { return };
+    let told = history.last().unwrap_or_else(|| panic!("nothing is told of {begun:?}"));
+    assert_eq!((told.kind, &told.from, &told.to), (begun.kind, &begun.from, &begun.to), "of {begun:?}");
+    let words = told.error.as_deref().unwrap_or_default();
+    let step = begun.step.map(|step| format!("not before its {} had begun", step.name())).unwrap_or_default();
+    assert!(told.outcome != Outcome::Interrupted || words.contains(&step), "no `{step}` in: {words}");
 }
 
 /// The part of [`assert_kept`] that holds even while the disk refuses to be written to.

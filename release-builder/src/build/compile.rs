@@ -7,6 +7,9 @@
 //!
 //! The flags are the same for every build, so cargo reuses what it has. `--target` is always given: then flags do
 //! not reach build scripts and macros, and the developer's own `target/release` stays as it is.
+//!
+//! None of that is for [`Purpose::Development`]: there cargo is called as the developer calls it, and what is compiled
+//! for `cargo test` is not compiled once more.
 
 use std::ffi::OsString;
 use std::io::BufReader;
@@ -73,9 +76,19 @@ impl CargoOptions {
     }
 }
 
+/// What the library is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be shipped.
+    Release,
+    /// To be tried at once, on this machine.
+    Development,
+}
+
 /// Where the library is to be built, and with what.
 #[derive(Debug)]
 pub(crate) struct Compiler<'a> {
+    pub(crate) purpose: Purpose,
     pub(crate) project: &'a Project,
     pub(crate) options: &'a CargoOptions,
     pub(crate) toolchain: &'a Toolchain,
@@ -93,15 +106,11 @@ impl Compiler<'_> {
         let target_directory = self.target_directory()?;
         let inherited = inherited_flags(self.config);
         self.refuse_abort(&inherited)?;
-        let mut flags = inherited.flags.clone();
-        flags.extend(self.own_flags(&target_directory));
-
         let mut cargo = self.toolchain.cargo();
         cargo.args(["build", "--lib", "--message-format", "json-render-diagnostics"]);
         cargo.arg("--package").arg(&self.project.package.repr);
-        cargo.args(["--profile", &self.options.profile, "--target", self.triple]);
+        cargo.args(["--profile", &self.options.profile]);
         cargo.arg("--target-dir").arg(&target_directory);
-        cargo.args(["--config", &format!("profile.{}.strip = \"symbols\"", self.options.profile)]);
         cargo.args(self.options.features.iter().flat_map(|feature| ["--features", feature]));
         let switches = [
             (self.options.no_default_features, "--no-default-features"),
@@ -109,6 +118,26 @@ impl Compiler<'_> {
         ];
         cargo.args(switches.iter().filter(|(on, _)| *on).map(|(_, flag)| flag));
         cargo.args(self.options.lock_flags());
+        match self.purpose {
+            Purpose::Release => self.reproducibly(&mut cargo, &inherited, &target_directory),
+            Purpose::Development => {
+                cargo.args(self.options.target.iter().flat_map(|triple| ["--target", triple]));
+            }
+        }
+        self.run(cargo)
+    }
+
+    /// Has cargo make the same bytes of the same source, stripped.
+    fn reproducibly(
+        &self,
+        cargo: &mut std::process::Command,
+        inherited: &InheritedFlags,
+        target_directory: &Path,
+    ) {
+        let mut flags = inherited.flags.clone();
+        flags.extend(self.own_flags(target_directory));
+        cargo.args(["--target", self.triple]);
+        cargo.args(["--config", &format!("profile.{}.strip = \"symbols\"", self.options.profile)]);
         if inherited.from_environment {
             cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         } else {
@@ -119,7 +148,6 @@ impl Compiler<'_> {
                 toml::Value::from(flags)
             ));
         }
-        self.run(cargo)
     }
 
     fn run(&self, mut cargo: std::process::Command) -> Result<PathBuf, Error> {

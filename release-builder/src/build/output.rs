@@ -19,6 +19,7 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use relmgr_model::Version;
 use relmgr_model::channel::release_comment;
 use relmgr_model::manifest::{Digest, FORMAT, Git, Manifest, StateSchema};
+use relmgr_store::package::Packing;
 use relmgr_store::repository::{BuiltRelease, RepositoryError};
 use relmgr_store::signature::Signer;
 use relmgr_store::{atomic, digest, package};
@@ -30,7 +31,7 @@ use crate::build::toolchain::Rustc;
 use crate::error::Error;
 
 /// The version's file within a release.
-const VERSION: &str = "VERSION";
+pub(crate) const VERSION: &str = "VERSION";
 
 /// Builds in one directory wait for each other while they write; the file stays.
 const LOCK: &str = ".lock";
@@ -53,6 +54,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) state: Option<&'a StateSchema>,
     /// Other files by their path within the release.
     pub(crate) files: &'a BTreeMap<String, PathBuf>,
+    /// What the package is made for.
+    pub(crate) packing: Packing,
 }
 
 /// Writes the release into `out`, as `version` or as the clock has it.
@@ -84,8 +87,8 @@ pub(crate) fn write(out: &Path, parts: &Parts<'_>, version: Option<Version>) -> 
 
     // 2. Its package, which gets its name only when nothing else has it.
     let packed = temporary.path().join("package.tar.gz");
-    let found =
-        package::pack(&directory, &packed).map_err(|source| Error::Pack { source: Box::new(source) })?;
+    let found = package::pack_as(parts.packing, &directory, &packed)
+        .map_err(|source| Error::Pack { source: Box::new(source) })?;
     match digest::of_file(&package_path) {
         Ok(before) if before == found => {}
         Ok(_) => return Err(Error::VersionTaken { version: manifest.version, directory: out.into() }),

@@ -1,7 +1,7 @@
 //! A package that is ready to be compiled.
 
 use crate::build::cargo_config::CargoConfig;
-use crate::build::compile::{CargoOptions, Compiler};
+use crate::build::compile::{CargoOptions, Compiler, Purpose};
 use crate::build::project::{self, Project, Selection};
 use crate::build::toolchain::{Rustc, Toolchain};
 use crate::error::Error;
@@ -30,9 +30,9 @@ impl Prepared {
         Ok(Self { project, toolchain, config, rustc, triple })
     }
 
-    /// What compiles it.
-    pub(crate) fn compiler<'a>(&'a self, options: &'a CargoOptions) -> Compiler<'a> {
+    /// What compiles it for `purpose`.
+    pub(crate) fn compiler<'a>(&'a self, options: &'a CargoOptions, purpose: Purpose) -> Compiler<'a> {
         let Self { project, toolchain, config, rustc, triple } = self;
-        Compiler { project, options, toolchain, config, rustc, triple }
+        Compiler { purpose, project, options, toolchain, config, rustc, triple }
     }
 }

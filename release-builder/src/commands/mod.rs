@@ -4,6 +4,7 @@ mod channel;
 mod completion;
 mod conf;
 mod describe;
+mod dev;
 mod gc;
 mod keygen;
 mod list;
@@ -11,6 +12,7 @@ mod new;
 mod previous;
 mod promote;
 mod publish;
+mod rehearse;
 mod release;
 mod verify;
 mod version;
@@ -40,6 +42,9 @@ struct Cli {
 const EXAMPLES: &str = "\
 An application's first day:
   cargo relmgr new hello && cd hello
+  cargo relmgr dev                 serve it, and every change of it while it serves
+
+Its first release:
   export RELMGR_REPOSITORY=file://$PWD/packages
   cargo relmgr release             build a release into target/relmgr/
   cargo relmgr publish             put it into the repository
@@ -54,7 +59,9 @@ Exit codes: 0 done, 1 failed (the message says why), 2 the command line is wrong
 #[derive(Debug, Subcommand)]
 enum Command {
     New(new::Args),
+    Dev(dev::Args),
     Release(release::Args),
+    Rehearse(rehearse::Args),
     Publish(publish::Args),
     Promote(promote::Args),
     List(list::Args),
@@ -155,7 +162,9 @@ impl RolloutArgs {
 pub(crate) fn run(args: Vec<OsString>) -> Result<(), Error> {
     match Cli::parse_from(args).command {
         Command::New(args) => new::run(&args),
+        Command::Dev(args) => dev::run(args),
         Command::Release(args) => release::run(&args),
+        Command::Rehearse(args) => rehearse::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::List(args) => list::run(&args),

@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Where releases are unpacked
     #[arg(long, value_name = "DIR", default_value = "target/relmgr/previous")]
     out: PathBuf,
+    /// Succeed and print nothing where the channel names no release yet
+    #[arg(long)]
+    if_any: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,7 +43,17 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let repository = args.repository.open()?;
     let out = &args.out;
     std::fs::create_dir_all(out).map_err(|source| Error::Write { path: out.clone(), source })?;
-    let (version, directory) = block_on(fetch(&repository, &args.channel, out))?;
+    let (version, directory) = match block_on(fetch(&repository, &args.channel, out)) {
+        Err(Error::Repository(error))
+            if args.if_any && matches!(*error, RepositoryError::NoChannel { .. }) =>
+        {
+            // Not every server says of an object whether its bucket is there.
+            block_on(async { Ok(repository.list().await?) })?;
+            ui::status("Empty", error);
+            return Ok(());
+        }
+        fetched => fetched?,
+    };
     match args.json {
         true => ui::print_json(&json!({ "version": version, "directory": directory })),
         false => ui::print(directory.display()),

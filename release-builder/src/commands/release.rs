@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use relmgr_model::Version;
+use relmgr_store::package::Packing;
 use relmgr_store::repository::BuiltRelease;
 use serde_json::json;
 
 use super::{RepositoryArgs, block_on, previous};
-use crate::build::compile::CargoOptions;
+use crate::build::compile::{CargoOptions, Purpose};
 use crate::build::elf::{self, ElfError, Facts};
 use crate::build::output::{self, Parts};
 use crate::build::prepared::Prepared;
@@ -84,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 
     // 2. What would be packed is looked at before the long part.
     let files = assets::collect(&project.directory, &project.settings.assets)?;
-    let compiler = prepared.compiler(&args.cargo);
+    let compiler = prepared.compiler(&args.cargo, Purpose::Release);
     let library_path = compiler.compile()?;
 
     // 3. The library, in a copy of our own: cargo's stays as cargo made it.
@@ -127,6 +128,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         schema: schema.derived.as_deref(),
         state: schema.state.as_ref(),
         files: &files,
+        packing: Packing::Shipped,
     };
     let mut built = output::write(&out, &parts, args.version.clone())?;
     if let Some(signer) = keys.release() {

@@ -15,7 +15,9 @@ fn help_is_what_it_was() {
     insta::assert_snapshot!("help", help(&["--help"]));
     let names = [
         "new",
+        "dev",
         "release",
+        "rehearse",
         "publish",
         "promote",
         "list",
@@ -44,7 +46,7 @@ fn help_is_what_it_was() {
 fn every_shell_gets_a_completion_script() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = succeeds(command(Path::new("/"), &["completion", shell]));
-        assert!(script.contains("publish"), "{shell}");
+        assert!(script.contains("publish") && script.contains("lose-state"), "{shell}");
     }
 }
 

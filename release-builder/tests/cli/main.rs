@@ -7,6 +7,7 @@
 
 mod conf;
 mod derived;
+mod dev;
 mod fixture;
 mod help;
 mod new;

@@ -64,6 +64,21 @@ impl Client {
         self.ask(Method::POST, path, Bytes::new()).await
     }
 
+    /// Posts `body` to `path` and waits for the answer for as long as that takes.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post_with<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CommandError> {
+        let body = serde_json::to_vec(body).map_err(|error| unreadable(&error))?;
+        let response = self.send(Method::POST, path, body.into()).await?;
+        let body = response.into_body().collect().await.map_err(|error| went_away(&error))?;
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| unreadable(&error))
+    }
+
     /// Posts `body` to `path`; the answer is one value a line.
     ///
     /// # Errors

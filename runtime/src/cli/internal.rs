@@ -9,6 +9,7 @@ use relmgr_model::home::Home;
 use relmgr_model::host::CHANNEL_FD;
 use relmgr_model::settings::LogFormat;
 
+use crate::host::preflight::GiveBack;
 use crate::{host, log, supervisor};
 
 /// Serve traffic (started by the supervisor)
@@ -37,6 +38,15 @@ pub struct PreflightArgs {
     /// The schema version of that state
     #[arg(long)]
     schema: Option<u32>,
+    /// Only read that state and write it into `--into` in the form of this schema version
+    #[arg(long, value_name = "SCHEMA", requires = "state", requires = "into")]
+    give: Option<u32>,
+    /// Where that is written
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
+    /// The most bytes of it
+    #[arg(long, default_value_t = u64::MAX)]
+    most: u64,
     /// The release's library
     library: PathBuf,
 }
@@ -76,7 +86,16 @@ pub(super) fn preflight(args: PreflightArgs) -> ExitCode {
     // Its words are for people: they stand in the error of whoever started it.
     init_log(LogFormat::Text);
     match confined {
-        Ok(()) => host::preflight::run(&args.library, args.state.as_deref().zip(args.schema)),
+        Ok(()) => {
+            let state = args.state.as_deref().zip(args.schema);
+            match (state, args.give.zip(args.into)) {
+                (Some(state), Some((schema, into))) => {
+                    let back = GiveBack { schema, into, most: args.most };
+                    host::preflight::run_back(&args.library, state, &back)
+                }
+                _ => host::preflight::run(&args.library, state),
+            }
+        }
         Err(error) => {
             tracing::error!(%error, "the trial cannot be confined");
             ExitCode::FAILURE

@@ -31,6 +31,7 @@ mod restart;
 mod rollback;
 mod run;
 mod self_upgrade;
+mod state;
 mod status;
 mod stop;
 mod tables;
@@ -82,6 +83,7 @@ enum Command {
     Reload(reload::Args),
     Conf(conf::Args),
     Pull(pull::Args),
+    State(state::Args),
     Restart(restart::Args),
     SelfUpgrade(self_upgrade::Args),
     Stop(stop::Args),
@@ -125,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => wait(reload::main(args, &home)),
         Command::Conf(args) => wait(conf::main(args, &home)),
         Command::Pull(args) => wait(pull::main(args, &home)),
+        Command::State(args) => wait(state::main(args, &home)),
         Command::SelfUpgrade(args) => wait(self_upgrade::main(args, &home)),
         Command::Restart(args) => wait(restart::main(args, &home)),
         Command::Stop(args) => wait(stop::main(args, &home)),

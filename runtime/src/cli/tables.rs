@@ -84,6 +84,7 @@ pub(super) mod tests {
             key: "u64".into(),
             record: record.into(),
             schema: 2,
+            opened: Some(2),
             records,
             bytes: records * 64,
             kept_aside: 0,

@@ -84,7 +84,7 @@ pin_project! {
         Whole { bytes: Option<Bytes>, guard: Option<RequestGuard>, turn: Turn },
         /// Read from the library. `body` goes before `stake`.
         /// `sized`: its head said how long it is.
-        Stream { body: FfiBody, #[pin] purge: Option<OwnedNotified>, id: u64, stake: Arc<Stake>, sized: bool, turn: Turn },
+        Stream { body: FfiBody, purge: PurgeNotice, id: u64, stake: Arc<Stake>, sized: bool, turn: Turn },
     }
 }
 
@@ -183,6 +183,10 @@ impl Body for ResponseBody {
     }
 }
 
+/// A request's place among those that are told when their generation's are broken off; `None`: it has not waited yet.
+/// Boxed, since most never wait: answers are moved several times on their way to hyper, and this is half of their size.
+pub type PurgeNotice = Option<Pin<Box<OwnedNotified>>>;
+
 /// How a body ends whose generation does.
 fn broken_off(
     body: &FfiBody,
@@ -199,15 +203,12 @@ fn broken_off(
 /// Whether `generation`'s requests are broken off; if not, `cx` is woken when they are. `slot` keeps the place in
 /// the queue; only requests that wait come here.
 pub fn poll_purge(
-    mut slot: Pin<&mut Option<OwnedNotified>>,
+    slot: &mut PurgeNotice,
     generation: &Generation,
     request_id: u64,
     cx: &mut Context<'_>,
 ) -> bool {
-    if slot.is_none() {
-        slot.set(Some(generation.purge_notice(request_id).notified_owned()));
-    }
+    let notice = slot.get_or_insert_with(|| Box::pin(generation.purge_notice(request_id).notified_owned()));
     // In the queue first, then the flag: a purge in between is seen by one of the two.
-    let notified = slot.as_mut().as_pin_mut().is_some_and(|notified| notified.poll(cx).is_ready());
-    notified || generation.is_purged()
+    notice.as_mut().poll(cx).is_ready() || generation.is_purged()
 }

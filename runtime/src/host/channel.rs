@@ -121,6 +121,10 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             host.forget_state();
             Ok(Answer::Done)
         }
+        Command::LoadState { path, own_schema, patience_ms, code_change } => {
+            host.load_state(&path, own_schema, Duration::from_millis(patience_ms), &code_change).await
+        }
+        Command::CopyTables { path } => super::tables::copy(path).await,
         Command::Accept => {
             host.accept();
             Ok(Answer::Done)
@@ -155,7 +159,7 @@ async fn read_init(commands: &mut Commands) -> anyhow::Result<(u64, HostStart)> 
 fn init(start: HostStart) -> anyhow::Result<(Arc<Host>, relmgr_model::settings::Limits)> {
     library::NEVER_UNLOAD.store(start.unload == Unload::Never, Ordering::Relaxed);
     if let Some(tables) = start.tables {
-        super::tables::settle(tables);
+        super::tables::settle(tables).context("no thread for the state tables")?;
     }
     HUB.set_limits(start.sessions);
     let limits = start.limits.clone();

@@ -163,6 +163,11 @@ impl Turn {
     pub fn is_last(&self) -> bool {
         self.0.is_last_answer()
     }
+
+    /// Whether the connection may remember the answer's fields for as long as it lives: HTTP/2's table of them does.
+    pub fn remembers_fields(&self) -> bool {
+        self.0.is_multiplexed()
+    }
 }
 
 impl Drop for Turn {

@@ -13,11 +13,10 @@ use bytes::Bytes;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use relmgr_abi::body::FfiBody;
 use relmgr_model::host::{Answer, CodeChange, HostError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::gate::Hold;
 use super::generation::Generation;
-use super::retire::on_thread;
 use super::state::{self, Piece};
 use super::{Host, lock};
 
@@ -76,16 +75,16 @@ impl Host {
         let current = self.front.current.load_full().ok_or_else(|| refuse("no generation serves"))?;
         let memory = Memory::new().map_err(refuse)?;
         let file = memory.file.try_clone().map_err(refuse)?;
+        // Before anything stops: that there is no thread then leaves everything as it is.
+        let (pieces, taken) = mpsc::channel::<Piece>(state::AHEAD);
+        let writing = beside(move || write(file, taken)).map_err(refuse)?;
         current.suspend(patience).await;
         // Another host may come to serve whoever connects from here on.
         self.front.pause_accepting();
         let hold = self.front.gate.shut();
-        let (pieces, taken) = mpsc::channel::<Piece>(state::AHEAD);
-        // No thread of tokio's, which stays for a while when it has nothing to do and comes to no quiescent state then.
-        let writing = tokio::spawn(on_thread(move || write(file, taken)));
         match state::give(&hold, &current, change, pieces).await {
             Ok(bytes) => {
-                let written = writing.await.map_err(refuse)?;
+                let written = writing.await.unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
                 let path = memory.path.clone();
                 *lock(&self.lending) =
                     Lending { lent: Some(Lent { generation: current, hold }), memory: Some(memory) };
@@ -120,7 +119,7 @@ impl Host {
         let generation = self.live(id)?;
         let file = File::open(path).map_err(|error| refuse(format!("the state cannot be read: {error}")))?;
         let (pieces, source) = mpsc::channel::<Piece>(state::AHEAD);
-        tokio::spawn(on_thread(move || read(file, &pieces)));
+        beside(move || read(file, &pieces)).map_err(refuse)?;
         let deadline = std::time::Instant::now() + Duration::from_millis(change.quiesce_ms);
         let taken = super::gate::until(deadline, state::take(&generation, change.schema, source)).await;
         match taken {
@@ -128,6 +127,33 @@ impl Host {
             Some(Err(failed)) => Err(refuse(failed.reason)),
             None => Err(refuse("taking over the state took longer than upgrade.quiesce")),
         }
+    }
+
+    /// Gives the generation that serves the state in the file at `path`. Its children have ended then, and requests
+    /// wait; when it does not take it, it goes on with its own.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) async fn load_state(
+        &self,
+        path: &Path,
+        own_schema: u32,
+        patience: Duration,
+        change: &CodeChange,
+    ) -> Result<Answer, HostError> {
+        let current = self.front.current.load_full().ok_or_else(|| refuse("no generation serves"))?;
+        let file = File::open(path)
+            .map_err(|error| refuse(format!("{} cannot be read: {error}", path.display())))?;
+        current.suspend(patience).await;
+        let hold = self.front.gate.shut();
+        let loaded = state::load(&hold, &current, own_schema, change, |pieces| {
+            // One that does not start ends the channel, and who reads finds the state cut short.
+            let _ = beside(move || read(file, &pieces));
+        });
+        let loaded = loaded.await;
+        drop(hold);
+        current.resume();
+        loaded.map(|()| Answer::Done).map_err(|failed| refuse(failed.reason))
     }
 
     /// The other process did not take over, or needs no more than a copy: the generation that serves goes on with its
@@ -160,6 +186,18 @@ impl Host {
         drop(lent);
         current
     }
+}
+
+/// Runs `work` on a thread that ends with it. A thread for tokio's blocking work would be waited for by a retirement,
+/// idle for seconds, since it begins like a worker and never passes a quiescent state; and what wakes a library's
+/// reader leaves something of that on it.
+pub(super) fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<oneshot::Receiver<T>> {
+    let (finished, result) = oneshot::channel();
+    let run = move || drop(finished.send(work()));
+    std::thread::Builder::new().name("state".into()).spawn(run)?;
+    Ok(result)
 }
 
 fn write(mut file: File, mut pieces: mpsc::Receiver<Piece>) -> std::io::Result<()> {

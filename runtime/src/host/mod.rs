@@ -56,7 +56,7 @@ use tokio::net::TcpListener;
 use front::{Front, Speaks};
 use generation::{Facts, Generation, StartError};
 use lend::Lending;
-use loader::threads;
+use loader::{stray, threads};
 use retire::{Retired, on_thread, retire};
 use sessions::hub::HUB;
 
@@ -101,6 +101,11 @@ impl Known {
         while self.gone.len() > KEPT {
             self.gone.pop_first();
         }
+    }
+
+    fn pinned(&self) -> u32 {
+        let pinned = self.loaded.values().filter(|facts| facts.state() == GenerationState::Pinned);
+        u32::try_from(pinned.count()).unwrap_or(u32::MAX)
     }
 
     fn counts(&self) -> Vec<ReleaseCounts> {
@@ -339,13 +344,15 @@ impl Host {
     /// The host works, and what its current generation has answered.
     fn pulse(&self) -> Answer {
         let current = self.front.current.load();
+        let pinned = lock(&self.known).pinned();
         match current.as_ref() {
             Some(current) => Answer::Pulse {
                 generation: Some(current.facts.id),
                 sample: current.facts.sample(),
                 first_panic: current.facts.measures.first_panic(),
+                pinned,
             },
-            None => Answer::Pulse { generation: None, sample: Sample::default(), first_panic: None },
+            None => Answer::Pulse { generation: None, sample: Sample::default(), first_panic: None, pinned },
         }
     }
 
@@ -430,6 +437,7 @@ fn pulse(handle: tokio::runtime::Handle) -> std::io::Result<()> {
 
 /// `relmgr host`: serves until the supervisor says stop or is gone.
 pub fn run() -> ExitCode {
+    stray::watch();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("host")
         .enable_all()

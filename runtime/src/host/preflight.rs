@@ -8,13 +8,17 @@
 //!    reason for a process of its own.
 //! 5. Decode the settings and run the application's own `check`.
 
+use std::future::poll_fn;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use object::{Architecture, Object, ObjectKind};
+use relmgr_abi::body::{FfiBody, Frame};
 use relmgr_abi::entry::{ENTRY_SYMBOL, LAYOUT_SYMBOL};
 use relmgr_abi::root::{AppRootRef, StartArgs};
 use relmgr_abi::state::Trial;
@@ -47,6 +51,10 @@ pub fn run(path: &Path, state: Option<(&Path, u32)>) -> ExitCode {
         let line = serde_json::to_string(&passed)?;
         writeln!(std::io::stdout(), "{line}").context("stdout is closed")
     });
+    told(tried)
+}
+
+fn told(tried: anyhow::Result<()>) -> ExitCode {
     match tried {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -108,6 +116,78 @@ fn examine(path: &Path, state: Option<(&Path, u32)>) -> anyhow::Result<Passed> {
     };
     let abi = AbiVersion { major: relmgr_abi::ABI_MAJOR, minor: relmgr_abi::ABI_MINOR };
     Ok(Passed { name, abi, trial })
+}
+
+/// Where the state of a step down goes, and in which form.
+#[derive(Debug)]
+pub struct GiveBack {
+    /// The schema version to give it in.
+    pub schema: u32,
+    /// The file, which is there.
+    pub into: PathBuf,
+    /// More bytes than these are refused.
+    pub most: u64,
+}
+
+/// Has the library at `path` read the state in a file, of a schema version, and write it into another one in the form
+/// that is asked for: the step down, or a way up and down again. 0 and a [`Trial`] on stdout (`null`: the library is of
+/// before there was such a function), or 1 and the reason on stderr.
+pub fn run_back(path: &Path, (state, schema): (&Path, u32), back: &GiveBack) -> ExitCode {
+    let tried = || {
+        let library = Library::open(path)?;
+        library.record().holds_exit.store(false, Ordering::Release);
+        let (root, _) = library.root()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let trial = runtime.block_on(change_back(root, state, schema, back))?;
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&trial)?).context("stdout is closed")
+    };
+    told(tried())
+}
+
+async fn change_back(
+    root: AppRootRef,
+    state: &Path,
+    schema: u32,
+    back: &GiveBack,
+) -> anyhow::Result<Option<Trial>> {
+    let begun = Instant::now();
+    let Some(change) = root.change_back() else { return Ok(None) };
+    let state = lend::open(state).context("the copy of the state cannot be read")?;
+    let into = &back.into;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(into)
+        .with_context(|| format!("{} cannot be written", into.display()))?;
+    let failed = |words: &str| anyhow::anyhow!("the code change fails on a copy of the state: {words}");
+    let given = app::told(change(schema, state, back.schema)).await;
+    let mut body = given.map_err(|fault| failed(&fault.0))?;
+    let mut bytes = 0;
+    loop {
+        match poll_fn(|cx| next_frame(&mut body, cx)).await {
+            Frame::Data(piece) => {
+                bytes += piece.as_ref().len() as u64;
+                if bytes > back.most {
+                    bail!(
+                        "the older form of the state is larger than {} bytes (upgrade.state_max)",
+                        back.most
+                    );
+                }
+                file.write_all(piece.as_ref())?;
+            }
+            Frame::Failed(words) => return Err(failed(words.as_str())),
+            Frame::End => break,
+            Frame::Trailers(_) | Frame::Pending => {}
+        }
+    }
+    Ok(Some(Trial { bytes, ms: begun.elapsed().as_secs_f64() * 1e3 }))
+}
+
+fn next_frame(body: &mut FfiBody, cx: &mut Context<'_>) -> Poll<Frame> {
+    match body.poll_frame(cx.waker()) {
+        Frame::Pending => Poll::Pending,
+        frame => Poll::Ready(frame),
+    }
 }
 
 async fn try_code_change(root: AppRootRef, file: &Path, schema: u32) -> anyhow::Result<Trial> {

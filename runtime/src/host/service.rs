@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -22,9 +22,8 @@ use relmgr_abi::head::{ConnectionFacts, FieldView, RequestHead, Response as FfiR
 use relmgr_abi::session::Kind;
 use relmgr_model::settings::Limits;
 use smallvec::SmallVec;
-use tokio::sync::futures::OwnedNotified;
 
-use super::body::{HeldBytes, RequestSource, ResponseBody, poll_purge};
+use super::body::{HeldBytes, PurgeNotice, RequestSource, ResponseBody, poll_purge};
 use super::connection::{Connection, Turn};
 use super::front::{Entered, Front, Refused};
 use super::generation::{Generation, Held, RequestGuard};
@@ -163,8 +162,7 @@ fn hand_over(asking: Asking, guard: RequestGuard, mut request: Request<Incoming>
     let body = Some(FfiBody::new(source));
     let generation = guard.generation();
     let future = with_head(&head, &origin, generation, id, |head| generation.call(head, body.into()));
-    let held = Some(Held::new(future, guard));
-    let answer = Answer::Waiting { held, begun: Measures::begin(id), purge: None, id, turn: Some(turn) };
+    let answer = Answer::waiting(Held::new(future, guard), head.headers, id, turn);
     Box::pin(async move {
         let mut answer = pin!(answer);
         let Ok(response) = answer.as_mut().await;
@@ -234,8 +232,7 @@ fn dispatch(
     let body = (!body.is_end_stream())
         .then(|| FfiBody::new(RequestSource::new(body, limit, generation.mapping().clone())));
     let future = with_head(&head, origin, generation, id, |head| generation.call(head, body.into()));
-    let (held, begun) = (Some(Held::new(future, guard)), Measures::begin(id));
-    Answer::Waiting { held, begun, purge: None, id, turn: Some(turn) }
+    Answer::waiting(Held::new(future, guard), head.headers, id, turn)
 }
 
 /// An answer that may take the connection over.
@@ -245,20 +242,27 @@ pin_project! {
     /// A request being answered.
     #[project = AnswerView]
     pub enum Answer {
-        /// By the host itself.
-        Ready { response: Option<Response<ResponseBody>> },
+        /// By the host itself. Boxed: it is seldom, and would make all of them larger.
+        Ready { response: Option<Box<Response<ResponseBody>>> },
         /// When the code change is over that is under way.
         Held { waiting: Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>> },
         /// One that may take the connection over.
         Apart { answer: Apart },
-        /// By a generation.
-        Waiting { held: Option<Held<FfiResponse>>, begun: Option<Instant>, #[pin] purge: Option<OwnedNotified>, id: u64, turn: Option<Turn> },
+        /// By a generation. `headers` is empty: the request's, for the response, whose connection takes it back.
+        Waiting { held: Option<Held<FfiResponse>>, begun: Option<Instant>, purge: PurgeNotice, id: u64, turn: Option<Turn>, headers: HeaderMap },
     }
 }
 
 impl Answer {
     fn ready(response: Response<ResponseBody>) -> Self {
-        Self::Ready { response: Some(response) }
+        Self::Ready { response: Some(Box::new(response)) }
+    }
+
+    /// `headers` are the request's, which nobody reads any more.
+    fn waiting(held: Held<FfiResponse>, mut headers: HeaderMap, id: u64, turn: Turn) -> Self {
+        headers.clear();
+        let (held, turn) = (Some(held), Some(turn));
+        Self::Waiting { held, begun: Measures::begin(id), purge: None, id, turn, headers }
     }
 }
 
@@ -269,11 +273,11 @@ impl Future for Answer {
         match self.project() {
             AnswerView::Held { waiting } => waiting.as_mut().poll(cx),
             AnswerView::Ready { response } => match response.take() {
-                Some(response) => Poll::Ready(Ok(response)),
+                Some(response) => Poll::Ready(Ok(*response)),
                 None => Poll::Pending,
             },
             AnswerView::Apart { answer } => answer.as_mut().poll(cx).map(Ok),
-            AnswerView::Waiting { held, begun, purge, id, turn } => {
+            AnswerView::Waiting { held, begun, purge, id, turn, headers } => {
                 let Some(running) = held.as_mut() else { return Poll::Pending };
                 let polled = running.poll(cx);
                 if polled.is_pending() && !poll_purge(purge, running.guard().generation(), *id, cx) {
@@ -286,7 +290,7 @@ impl Future for Answer {
                     measures.answered(*begun);
                 }
                 Poll::Ready(Ok(match polled {
-                    Poll::Ready(Ok(response)) => answer(response, guard, *id, turn),
+                    Poll::Ready(Ok(response)) => answer(response, std::mem::take(headers), guard, *id, turn),
                     // The panic hook in the library has logged it.
                     Poll::Ready(Err(_)) => {
                         measures.failed();
@@ -303,14 +307,24 @@ impl Future for Answer {
     }
 }
 
-/// The library's response as hyper's.
-fn answer(response: FfiResponse, mut guard: RequestGuard, id: u64, turn: Turn) -> Response<ResponseBody> {
+/// The library's response as hyper's, its fields in `headers`.
+fn answer(
+    response: FfiResponse,
+    mut headers: HeaderMap,
+    mut guard: RequestGuard,
+    id: u64,
+    turn: Turn,
+) -> Response<ResponseBody> {
     // In place: head and small body share one owner, which costs less than a copy that both share.
     let mut bytes = HeldBytes::wrap(response.bytes, guard.generation().mapping());
     let fields_len = (response.fields_len as usize).min(bytes.len());
-    let head = fields::read(&bytes, fields_len, response.fields as usize);
+    let read = match turn.remembers_fields() {
+        false => fields::read_into(&mut headers, &bytes, fields_len),
+        // What a connection remembers must not keep the library in memory after its release has gone.
+        true => fields::read_into(&mut headers, &Bytes::copy_from_slice(&bytes[..fields_len]), fields_len),
+    };
     let status = StatusCode::from_u16(response.status);
-    let (Ok(headers), Ok(status)) = (head, status) else {
+    let (Ok(()), Ok(status)) = (read, status) else {
         guard.generation().facts.measures.failed();
         guard.answered(StatusCode::INTERNAL_SERVER_ERROR);
         let text = "the application's response is no HTTP\n".to_owned();

@@ -154,6 +154,36 @@ pub async fn take(to: &Generation, schema: u32, source: mpsc::Receiver<Piece>) -
     taken.map_err(|fault| Failed::new(format!("{version} did not take the state over: {fault}"), true))
 }
 
+/// Has `of` go on with another state, which `begin` sends, while `hold` keeps the gate shut. Its own is taken from it
+/// first, so that it has something to go on with when it does not take the other.
+///
+/// # Errors
+/// [`Failed`]; it goes on with its own.
+pub async fn load(
+    hold: &Hold,
+    of: &Arc<Generation>,
+    own_schema: u32,
+    change: &CodeChange,
+    begin: impl FnOnce(mpsc::Sender<Piece>),
+) -> Result<(), Failed> {
+    let (pieces, mut own) = mpsc::channel(AHEAD);
+    // Nobody needs the bytes: the library keeps the state itself.
+    let unread = tokio::spawn(async move { while own.recv().await.is_some() {} });
+    let own_form = CodeChange { schema: own_schema, ..change.clone() };
+    if let Err(failed) = give(hold, of, &own_form, pieces).await {
+        return Err(give_up(of, failed).await);
+    }
+    let _ = unread.await;
+    let (pieces, source) = mpsc::channel(AHEAD);
+    begin(pieces);
+    let deadline = hold.since + Duration::from_millis(change.quiesce_ms);
+    match gate::until(deadline, take(of, change.schema, source)).await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(failed)) => Err(give_up(of, failed).await),
+        None => Err(give_up(of, late("taking over the state", change)).await),
+    }
+}
+
 fn none(generation: &Generation) -> Failed {
     Failed::new(format!("the library of {} hands over no state", generation.facts.version), false)
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use super::lend::beside;
 use relmgr_abi::tables::{FfiStore, TableFault, kind};
-use relmgr_model::host::TablesStart;
+use relmgr_model::host::{Answer, HostError, TablesStart};
 use relmgr_model::tables::{Durability, SchemaCount, SweepStatus, Sync, TableStatus, Tables, TablesStatus};
 use relmgr_store::atomic;
 use relmgr_tables::{OpenError, Options, Store, TableFacts};
@@ -22,9 +23,29 @@ static STORE: Mutex<Option<Store>> = Mutex::new(None);
 const RELAXED: Duration = Duration::from_secs(1);
 
 /// Where they lie; to be said once, before a release is loaded.
-pub fn settle(start: TablesStart) {
+///
+/// # Errors
+/// No thread can be started.
+pub fn settle(start: TablesStart) -> std::io::Result<()> {
+    let relaxed = (start.settings.durability, start.settings.sync) == (Durability::Disk, Sync::Relaxed);
     // The channel takes one init only.
     let _ = START.set(start);
+    if relaxed {
+        // Here, and not where a release first asks: a thread that is started on a library's is taken for its own, and
+        // keeps it in memory.
+        std::thread::Builder::new().name("tables-sync".into()).spawn(sync_again_and_again)?;
+    }
+    Ok(())
+}
+
+fn sync_again_and_again() {
+    loop {
+        std::thread::sleep(RELAXED);
+        let store = super::lock(&STORE).clone();
+        if let Some(Err(error)) = store.map(|store| store.sync()) {
+            tracing::warn!("state tables: {}", error.words);
+        }
+    }
 }
 
 /// Why there are no tables.
@@ -61,19 +82,6 @@ fn store() -> Result<Store, Unavailable> {
         return Ok(store.clone());
     }
     let opened = Store::open(&directory(start)?, options(&start.settings))?;
-    if (start.settings.durability, start.settings.sync) == (Durability::Disk, Sync::Relaxed) {
-        let store = opened.clone();
-        let sync = move || {
-            loop {
-                std::thread::sleep(RELAXED);
-                if let Err(error) = store.sync() {
-                    tracing::warn!("state tables: {}", error.words);
-                }
-            }
-        };
-        let made = std::thread::Builder::new().name("tables-sync".into()).spawn(sync);
-        made.map_err(|source| Unavailable::Directory { path: start.home.clone(), source })?;
-    }
     Ok(store.insert(opened).clone())
 }
 
@@ -166,6 +174,21 @@ pub fn status() -> Option<TablesStatus> {
     }
 }
 
+/// Copies the tables into the directory at `path`.
+///
+/// # Errors
+/// The store's words.
+pub async fn copy(path: PathBuf) -> Result<Answer, HostError> {
+    let Some(store) = super::lock(&STORE).clone() else { return Ok(Answer::Tables { tables: None }) };
+    let refused = |message: String| HostError { message };
+    let copied = beside(move || store.copy(&path).map_err(|error| error.to_string()));
+    match copied.map_err(|error| refused(error.to_string()))?.await {
+        Ok(Ok(())) => Ok(Answer::Tables { tables: status() }),
+        Ok(Err(message)) => Err(refused(message)),
+        Err(_) => Err(refused("the copy was cut short".into())),
+    }
+}
+
 fn table(facts: TableFacts) -> TableStatus {
     let sweep = facts.report.map(|report| SweepStatus {
         schemas: report
@@ -184,6 +207,7 @@ fn table(facts: TableFacts) -> TableStatus {
         key: facts.key,
         record: facts.record,
         schema: facts.schema,
+        opened: facts.opened,
         records: facts.records,
         bytes: facts.bytes,
         kept_aside: facts.aside,

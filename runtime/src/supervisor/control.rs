@@ -16,7 +16,9 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use relmgr_model::control::{Fault, OperationRequest};
+use relmgr_model::recording::RecordingRequest;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_stream::StreamExt;
@@ -25,7 +27,9 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use super::conf;
 use super::handler::{self, OperationError};
 use super::node::{End, Node};
+use super::peer::Peer;
 use super::pull;
+use super::recording::{self, RecordingError};
 
 /// A request for an operation takes a few hundred bytes.
 const REQUEST_BYTES: usize = 64 * 1024;
@@ -71,16 +75,15 @@ pub async fn serve(node: Arc<Node>, listener: UnixListener) {
 }
 
 async fn serve_one(node: Arc<Node>, stream: UnixStream) {
-    // The kernel's word for who is at the other end.
-    let uid = match stream.peer_cred() {
-        Ok(peer) => peer.uid(),
+    let peer = match Peer::of(&stream).await {
+        Ok(peer) => peer,
         Err(error) => return tracing::warn!(%error, "the control socket's peer"),
     };
     let service = service_fn(move |request| {
         let node = node.clone();
         async move {
             let _visit = node.door.visit();
-            Ok::<_, Infallible>(answer(&node, request, uid).await)
+            Ok::<_, Infallible>(answer(&node, request, peer).await)
         }
     });
     let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
@@ -89,14 +92,25 @@ async fn serve_one(node: Arc<Node>, stream: UnixStream) {
     }
 }
 
-async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Response<Body> {
+async fn answer(node: &Arc<Node>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    let Peer { uid, may_speak } = peer;
+    if !may_speak {
+        let asked = format!("{} {}", request.method(), request.uri().path());
+        tracing::warn!(
+            asked,
+            "a release on trial asked something of the node that tries it, and was refused"
+        );
+        let error = "a release on trial does not speak with the node that tries it".into();
+        let hint = Some("leave it to the application's start: its check runs in preflight".into());
+        return json(StatusCode::FORBIDDEN, &Fault { error, hint });
+    }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/v1/ping") => json(StatusCode::OK, &node.pong()),
         (&Method::GET, "/v1/status") => json(StatusCode::OK, &node.status().await),
         (&Method::GET, "/v1/releases") => json(StatusCode::OK, &node.releases()),
         (&Method::GET, "/v1/conf/effective") => told(conf::effective(node, request.uri().query()).await),
         (&Method::GET, "/v1/conf/diff") => told(conf::differences(node).await),
-        (&Method::POST, "/v1/operations") => match read_request(request).await {
+        (&Method::POST, "/v1/operations") => match read_request::<OperationRequest>(request).await {
             Ok(request) => operate(node, request, uid),
             Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
         },
@@ -106,6 +120,14 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Respo
         },
         (&Method::POST, "/v1/pull/pause") => told(pull::pause(node, uid)),
         (&Method::POST, "/v1/pull/resume") => told(pull::resume(node, uid)),
+        (&Method::POST, "/v1/state/save") => match read_request(request).await {
+            Ok(RecordingRequest { directory }) => recorded(recording::save(node, directory, uid).await),
+            Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
+        },
+        (&Method::POST, "/v1/state/load") => match read_request(request).await {
+            Ok(RecordingRequest { directory }) => recorded(recording::load(node, directory, uid).await),
+            Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
+        },
         (&Method::POST, "/v1/stop") => {
             tracing::info!(uid, "stop was asked for");
             node.end_for(End::Asked);
@@ -114,13 +136,14 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, uid: u32) -> Respo
         (method, path) => {
             let error = format!("there is no {method} {path}");
             let known = "GET /v1/ping, /v1/status, /v1/releases, /v1/conf/effective, /v1/conf/diff; \
-                         POST /v1/operations, /v1/pull/now, /v1/pull/pause, /v1/pull/resume, /v1/stop";
+                         POST /v1/operations, /v1/pull/now, /v1/pull/pause, /v1/pull/resume, \
+                         /v1/state/save, /v1/state/load, /v1/stop";
             json(StatusCode::NOT_FOUND, &Fault { error, hint: Some(known.into()) })
         }
     }
 }
 
-async fn read_request(request: Request<Incoming>) -> Result<OperationRequest, Fault> {
+async fn read_request<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Fault> {
     let fault = |error: String| Fault { error, hint: None };
     let body = Limited::new(request.into_body(), REQUEST_BYTES).collect().await;
     let body = body.map_err(|error| fault(format!("the request was not read: {error}")))?;
@@ -147,6 +170,20 @@ fn ndjson<T: Serialize + Send + Sync + 'static>(values: UnboundedReceiver<T>) ->
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(lines)));
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/x-ndjson"));
     response
+}
+
+/// What became of a recording.
+fn recorded<T: Serialize>(result: Result<T, RecordingError>) -> Response<Body> {
+    match result {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(error) => {
+            let status = match error {
+                RecordingError::Busy => StatusCode::CONFLICT,
+                _ => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            json(status, &Fault { error: error.describe(), hint: None })
+        }
+    }
 }
 
 /// What was asked for, or why there is none.

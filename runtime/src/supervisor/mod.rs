@@ -6,12 +6,13 @@
 //!   ├─ boot      a host with the permanent release; again after a death, under the intensity
 //!   ├─ conf      app.conf while the node runs: watch, reload
 //!   ├─ tls       the certificates of the public listeners: read, judged, watched
-//!   ├─ control   the control socket
+//!   ├─ control   the control socket; peer: who may speak
 //!   │    └─ handler   one operation at a time: plan, walk, history
 //!   │         └─ probation   a release that serves and is watched
 //!   ├─ admin     metrics, health and the node's page for who watches
 //!   ├─ pull      the channel, followed by itself
 //!   ├─ pulse     the host's heartbeat, and what it has answered lately
+//!   ├─ unretired another host for one that holds too many libraries
 //!   ├─ tell      the operator's commands and webhooks
 //!   ├─ takeover  another relmgr in the place of this one
 //!   ├─ host_process, preflight   the two kinds of children of ours
@@ -28,14 +29,17 @@ mod host_process;
 mod last_words;
 mod listeners;
 mod node;
+mod peer;
 mod preflight;
 mod pull;
 mod pulse;
+mod recording;
 mod relay;
 mod systemd;
 mod takeover;
 mod tell;
 mod tls;
+mod unretired;
 mod wrapper;
 
 use std::fs::File;
@@ -429,10 +433,13 @@ fn resolve_interrupted(node: &Node) -> Result<(), JournalError> {
     let OperationRecord { kind, from, to, started_at, uid, by, relmgr, .. } = operation.clone();
     let by = By { uid: by.is_none().then_some(uid), agent: by };
     let words = error.as_deref().unwrap_or("it was committed");
-    tracing::warn!(kind = kind.name(), %to, "an operation was interrupted: {words}");
+    tracing::warn!(
+        kind = kind.name(),
+        to = to.as_ref().map(tracing::field::display),
+        "an operation was interrupted: {words}"
+    );
     let now = Utc::now();
     let ms = (now - started_at).num_milliseconds().max(0) as f64;
-    let (from, to) = (from, Some(to));
     let entry = HistoryEntry {
         at: now,
         kind,

@@ -11,7 +11,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::host_process::{SELF, describe};
+use super::peer::TRIAL;
 use super::systemd;
+use crate::host::preflight::GiveBack;
 
 /// So much of what a trial says is kept: its last lines say why.
 const WORDS: usize = 4096;
@@ -82,7 +84,29 @@ pub async fn try_release(
     limits: &Preflight,
     deadline: Duration,
 ) -> Result<String, PreflightError> {
-    let mut child = start(path, state, limits)?;
+    run(start(path, state, None, limits)?, settings, limits, deadline).await
+}
+
+/// Has the library at `path` give the state in a file, of a schema version, in another form; what it says of that.
+///
+/// # Errors
+/// As [`try_release`].
+pub async fn give_back(
+    path: &Path,
+    state: (&Path, u32),
+    back: &GiveBack,
+    limits: &Preflight,
+    deadline: Duration,
+) -> Result<String, PreflightError> {
+    run(start(path, Some(state), Some(back), limits)?, &serde_json::Value::Null, limits, deadline).await
+}
+
+async fn run(
+    mut child: Child,
+    settings: &serde_json::Value,
+    limits: &Preflight,
+    deadline: Duration,
+) -> Result<String, PreflightError> {
     let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
     let stdin = child.stdin.take();
     let words = tokio::spawn(tail(child.stderr.take()));
@@ -111,7 +135,12 @@ pub async fn try_release(
     Ok(said.ok().and_then(Result::ok).unwrap_or_default())
 }
 
-fn start(path: &Path, state: Option<(&Path, u32)>, limits: &Preflight) -> std::io::Result<Child> {
+fn start(
+    path: &Path,
+    state: Option<(&Path, u32)>,
+    back: Option<&GiveBack>,
+    limits: &Preflight,
+) -> std::io::Result<Child> {
     let mut command = Command::new(SELF);
     // It is not the service that systemd waits for.
     systemd::VARIABLES.iter().for_each(|variable| {
@@ -126,8 +155,12 @@ fn start(path: &Path, state: Option<(&Path, u32)>, limits: &Preflight) -> std::i
     if let Some((file, schema)) = state {
         command.arg("--state").arg(file).args(["--schema", &schema.to_string()]);
     }
+    if let Some(GiveBack { schema, into, most }) = back {
+        command.args(["--give", &schema.to_string(), "--most", &most.to_string(), "--into"]).arg(into);
+    }
     command
         .arg(path)
+        .env(TRIAL, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

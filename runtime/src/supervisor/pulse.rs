@@ -9,6 +9,7 @@ use relmgr_model::probation::Sample;
 
 use super::host_process::HostProcess;
 use super::node::Node;
+use super::unretired::Unretired;
 
 /// How often the host is asked. It costs two processes a wake-up each.
 const EVERY: Duration = Duration::from_secs(1);
@@ -59,6 +60,7 @@ pub fn watch(node: &Arc<Node>, host: Arc<HostProcess>) {
     let node = node.clone();
     let patience = node.settings.supervisor.heartbeat;
     tokio::spawn(async move {
+        let mut unretired = Unretired::default();
         loop {
             tokio::time::sleep(EVERY).await;
             if host.ended().is_some() || host.is_stopping() {
@@ -83,7 +85,8 @@ pub fn watch(node: &Arc<Node>, host: Arc<HostProcess>) {
                     },
                 }
             };
-            if let Ok(Answer::Pulse { generation: Some(generation), sample, .. }) = answer {
+            if let Ok(Answer::Pulse { generation: Some(generation), sample, pinned, .. }) = answer {
+                unretired.consider(&node, &host, pinned);
                 let reach = node.settings.upgrade.probation;
                 node.with(|state| {
                     if state.host.as_ref().is_some_and(|serving| Arc::ptr_eq(serving, &host)) {

@@ -14,8 +14,13 @@ fn capistrano_upgrades_host_after_host_and_ends_with_the_code_of_the_first_that_
     let copied = Command::new("cp").arg("-r").arg(script("capistrano")).arg(&place).status().unwrap();
     assert!(copied.success());
     let tags = vec![("Role", "web"), ("Environment", "production")];
-    let instance = |host: &super::Host| (host.address.to_string(), "running", tags.clone());
-    let ec2 = Ec2::start(fleet.network.hosts.iter().map(instance).collect());
+    let mut instances: Vec<_> =
+        fleet.network.hosts.iter().map(|host| (host.address.to_string(), "running", tags.clone())).collect();
+    // Machines of another kind, and one that is stopped, are not asked: at these addresses is nobody.
+    let nobody = fleet.network.nobody().to_string();
+    instances.push((nobody.clone(), "stopped", tags.clone()));
+    instances.push((nobody, "running", vec![("Role", "web"), ("Environment", "staging")]));
+    let ec2 = Ec2::start(instances);
     // Where it looks for ssh's configuration.
     let ssh = fleet.network.directory().join(".ssh");
     std::fs::create_dir(&ssh).unwrap();
@@ -34,7 +39,8 @@ fn capistrano_upgrades_host_after_host_and_ends_with_the_code_of_the_first_that_
     }
     cap(&["production", "relmgr:check_version", "VERSION=1.0.1"]).failed(1, &["serves 1.0.0, not 1.0.1"]);
     // The same hosts by name.
-    let servers = "%w[www1 www2].each { |name| server name, user: 'deploy', roles: %w[app] }\n";
+    let servers = "%w[www1 www2].each { |name| server name, user: 'deploy', roles: %w[app] }\n\
+                   server 'www9', user: 'deploy', roles: %w[db]\n";
     std::fs::write(place.join("config/deploy/named.rb"), servers).unwrap();
     let done =
         cap(&["named", "relmgr:upgrade", "relmgr:check_version", "relmgr:status", "VERSION=1.0.1"]).ok();
@@ -44,6 +50,17 @@ fn capistrano_upgrades_host_after_host_and_ends_with_the_code_of_the_first_that_
     assert!(again.stdout.contains("1.0.1 serves already"), "{again:?}");
     cap(&["named", "relmgr:downgrade", "VERSION=1.0.0"]).ok();
     assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
+
+    // By their tags, and one role of two.
+    cap(&["production", "relmgr:upgrade", "relmgr:check_version", "VERSION=1.0.1"]).ok();
+    assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+    let roles = "set :relmgr_roles, :web\nserver 'www1', user: 'deploy', roles: %w[web]\n\
+                 server 'www2', user: 'deploy', roles: %w[app]\n";
+    std::fs::write(place.join("config/deploy/roles.rb"), roles).unwrap();
+    cap(&["roles", "relmgr:downgrade", "VERSION=1.0.0"]).ok();
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.1"]);
+    cap(&["named", "relmgr:downgrade", "VERSION=1.0.0"]).ok();
+    strangers(&fleet, &ssh, &cap);
 
     // A release that does not start, a node that is busy, a host that is not to be reached.
     fleet.publish(&release("faulty", "start-fails", "1.0.2"));
@@ -61,4 +78,34 @@ fn capistrano_upgrades_host_after_host_and_ends_with_the_code_of_the_first_that_
     let mut nobody = fleet.ci("cap", &["production", "relmgr:status"]);
     ec2.aware(nobody.current_dir(&place));
     Done::from(nobody.output().unwrap()).failed(1, &["no running instance has Role=web"]);
+}
+
+/// A host whose key is not known, or is another one, a key that is not accepted, and one without relmgr.
+fn strangers(fleet: &Fleet, ssh: &std::path::Path, cap: &dyn Fn(&[&str]) -> Done) {
+    let upgrade = || cap(&["named", "relmgr:upgrade", "VERSION=1.0.1"]);
+    let known = std::fs::read_to_string(fleet.network.known_hosts()).unwrap();
+    std::fs::write(fleet.network.known_hosts(), "").unwrap();
+    upgrade().failed(255, &["is unknown for"]);
+    let told = std::fs::read_to_string(fleet.network.known_hosts()).unwrap();
+    assert_eq!(told, "", "it is not taken for known from then on");
+    let (first, second) = (&fleet.network.hosts[0], &fleet.network.hosts[1]);
+    let key = |host: &super::Host| {
+        let line = known.lines().find(|line| line.starts_with(&format!("{},", host.name))).unwrap();
+        line.split_once(' ').unwrap().1.to_owned()
+    };
+    let (one, two) = (key(first), key(second));
+    let exchanged = known.replace(&one, "<one>").replace(&two, &one).replace("<one>", &two);
+    std::fs::write(fleet.network.known_hosts(), exchanged).unwrap();
+    upgrade().failed(255, &["does not match for"]);
+    std::fs::write(fleet.network.known_hosts(), &known).unwrap();
+    let config = std::fs::read_to_string(fleet.network.ssh_config()).unwrap();
+    let other = fleet.network.keygen("other").display().to_string();
+    let id = fleet.network.directory().join("id").display().to_string();
+    std::fs::write(ssh.join("config"), config.replace(&id, &other)).unwrap();
+    upgrade().failed(255, &["Authentication failed"]);
+    std::fs::write(ssh.join("config"), &config).unwrap();
+    first.sh("mv /usr/bin/relmgr /usr/bin/relmgr.away").ok();
+    upgrade().failed(127, &["relmgr"]);
+    first.sh("mv /usr/bin/relmgr.away /usr/bin/relmgr").ok();
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"], "none of it touched a node");
 }

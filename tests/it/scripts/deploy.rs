@@ -59,7 +59,22 @@ fn a_host_that_cannot_take_the_release_ends_the_deployment_with_its_words_and_co
     assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
     let again = fleet.deploy(&arguments).ok();
     assert!(again.stdout.contains("1.0.1 serves already"), "{again:?}");
+    another_home(&fleet);
     on_the_node(&fleet);
+}
+
+/// Another node of a host, named by its home; the one beside it is not asked.
+fn another_home(fleet: &Fleet) {
+    let host = &fleet.network.hosts[0];
+    host.sh("install --directory --owner=relmgr --group=relmgr --mode=2750 /var/lib/relmgr-two").ok();
+    super::settle(host, "/var/lib/relmgr-two", "0.0.0.0:8081", &fleet.repository());
+    host.sh("cp /etc/default/relmgr /etc/default/relmgr-two && systemctl start relmgr@two").ok();
+    let url = "http://%h:8081/api/public/version";
+    let address = host.address.to_string();
+    let done = fleet.deploy(&["-v", "1.0.0", "-u", url, &format!("{address}:/var/lib/relmgr-two")]).ok();
+    assert!(done.stderr.contains("1 of 1 serve 1.0.0"), "{done:?}");
+    assert_eq!((super::answered(host, 8080), super::answered(host, 8081)), ("1.0.1".into(), "1.0.0".into()));
+    fleet.deploy(&["www1:/var/lib/nobody"]).failed(4, &["www1:/var/lib/nobody: its node does not answer"]);
 }
 
 /// A release that misbehaves under traffic: the node goes back by itself, and the deployment fails with 3.

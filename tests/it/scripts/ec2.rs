@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{Signal, kill};
@@ -32,6 +34,8 @@ struct State {
     /// Every rule that was ever opened.
     opened: Vec<String>,
     refuse: bool,
+    /// While it is set, answers wait.
+    hold: Arc<AtomicBool>,
 }
 
 impl Ec2 {
@@ -89,6 +93,8 @@ fn answer(stream: TcpStream, state: &Mutex<State>) {
     let text = String::from_utf8(body).unwrap().replace("%3A", ":").replace("%2F", "/");
     let form: BTreeMap<&str, &str> = text.split('&').filter_map(|pair| pair.split_once('=')).collect();
     let (status, body) = state.lock().unwrap().carry_out(&form);
+    let hold = state.lock().unwrap().hold.clone();
+    wait_for("answers are let go", || (!hold.load(Ordering::SeqCst)).then_some(()));
     let length = body.len();
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
     // A client that was killed meanwhile is the test's own doing.
@@ -111,6 +117,9 @@ impl State {
         };
         let inner = match action {
             "DescribeInstances" => self.describe(form),
+            "AuthorizeSecurityGroupIngress" if self.open.contains(&rule()) => {
+                return ("400 Bad Request", fault("InvalidPermission.Duplicate"));
+            }
             "AuthorizeSecurityGroupIngress" => {
                 self.opened.push(rule());
                 self.open.insert(rule());
@@ -166,6 +175,23 @@ fn hosts_are_found_by_all_of_their_tags_and_none_is_a_fault() {
     assert_eq!(found.stdout, "10.0.0.1\n10.0.0.2\n");
     ec2.run("ec2-hosts.sh", &["Role=db"]).failed(1, &["no running instance has Role=db"]);
     ec2.run("ec2-hosts.sh", &["Role"]).failed(2, &["Usage: ec2-hosts.sh"]);
+    // The same as an inventory of Ansible's.
+    let inventory = script("ansible/inventory-ec2.sh").display().to_string();
+    let listed = |tags: &str| -> Done {
+        let mut command = Command::new("ansible-inventory");
+        command.args(["-i", &inventory, "--list"]).current_dir(script("ansible")).env("LC_ALL", "C.UTF-8");
+        command.env("RELMGR_TAGS", tags);
+        ec2.aware(&mut command);
+        let done = command.output();
+        done.unwrap_or_else(|error| panic!("ansible is missing ({error}): .ci/run installs it")).into()
+    };
+    let hosts = listed("Role=web Environment=staging").ok().json();
+    assert_eq!(hosts["relmgr"]["hosts"], serde_json::json!(["10.0.0.1", "10.0.0.2"]), "{hosts}");
+    let nobody = listed("Role=db");
+    assert_ne!(nobody.code, 0, "{nobody:?}");
+    // Ansible breaks the lines where a terminal would.
+    let words = nobody.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("no running instance has Role=db"), "{nobody:?}");
     ec2.state.lock().unwrap().refuse = true;
     let refused = ec2.run("ec2-hosts.sh", &["Role=web"]);
     assert_ne!(refused.code, 0, "{refused:?}");
@@ -184,7 +210,7 @@ fn a_security_group_is_closed_again_however_the_command_ends() {
     ec2.run("with-ssh-open.sh", &[GROUP, "sh", "-c", "exit 3"]).failed(3, &["is closed to 192.0.2.7 again"]);
     assert!(ec2.open().is_empty());
 
-    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
         let words = format!("touch {path}; exec sleep 600");
         let child = ec2.command("with-ssh-open.sh", &[GROUP, "sh", "-c", &words]).spawn().unwrap();
         wait_for("the command runs", || mark.exists().then_some(()));
@@ -195,6 +221,43 @@ fn a_security_group_is_closed_again_however_the_command_ends() {
         assert!(ec2.open().is_empty(), "{signal}");
         std::fs::remove_file(&mark).unwrap();
     }
+
+    // A signal while it is being opened: the command is not begun.
+    let hold = ec2.state.lock().unwrap().hold.clone();
+    hold.store(true, Ordering::SeqCst);
+    let child = ec2.command("with-ssh-open.sh", &[GROUP, "touch", path]).spawn().unwrap();
+    wait_for("it is open", || (ec2.open().len() == 1).then_some(()));
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    hold.store(false, Ordering::SeqCst);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
+    assert!(ec2.open().is_empty() && !mark.exists());
+
+    // What a run that was killed has left does not keep the next one from its work; nor is it that one's to close, since
+    // it may as well be that of a run beside it.
+    let words = format!("touch {path}; exec sleep 600");
+    let mut killed = ec2.command("with-ssh-open.sh", &[GROUP, "sh", "-c", &words]);
+    let mut killed = killed.process_group(0).spawn().unwrap();
+    wait_for("the command runs", || mark.exists().then_some(()));
+    kill(Pid::from_raw(-i32::try_from(killed.id()).unwrap()), Signal::SIGKILL).unwrap();
+    killed.wait().unwrap();
+    let done = ec2.run("with-ssh-open.sh", &[GROUP, "sh", "-c", "echo done"]).ok();
+    assert!(done.stdout == "done\n" && done.stderr.contains("was open to 192.0.2.7 before"), "{done:?}");
+    assert_eq!(ec2.open().len(), 1);
+    ec2.state.lock().unwrap().open.clear();
+    std::fs::remove_file(&mark).unwrap();
+
+    // What cannot be closed is said, and is no success.
+    let gate = marks.path().join("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let words = format!("touch {path}; read -r _ < {}", gate.display());
+    let mut command = ec2.command("with-ssh-open.sh", &[GROUP, "sh", "-c", &words]);
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("the command runs", || mark.exists().then_some(()));
+    ec2.state.lock().unwrap().refuse = true;
+    std::fs::write(&gate, "go\n").unwrap();
+    let left = Done::from(child.wait_with_output().unwrap());
+    left.failed(1, &["MAY STILL BE OPEN to 192.0.2.7", "UnauthorizedOperation"]);
+    std::fs::remove_file(&mark).unwrap();
 
     // What cannot be opened is no reason to run the command.
     ec2.state.lock().unwrap().refuse = true;

@@ -65,8 +65,13 @@ impl Fleet {
         )
     }
 
+    /// The public key of who signs.
+    pub fn public_key(&self) -> &str {
+        &self.public_key
+    }
+
     /// The lines of a node's environment.
-    fn node_environment(&self) -> String {
+    pub fn node_environment(&self) -> String {
         self.server.environment().iter().map(|(name, value)| format!("{name}={value}\n")).collect()
     }
 

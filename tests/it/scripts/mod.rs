@@ -2,10 +2,13 @@
 
 mod ansible;
 mod capistrano;
+mod cloud;
 mod deploy;
 mod ec2;
 mod fleet;
+mod iam;
 mod notify;
+mod pipeline;
 mod recipes;
 mod story;
 mod systemd;

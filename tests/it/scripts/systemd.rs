@@ -22,7 +22,10 @@ fn the_package_installs_a_service_that_systemd_keeps_and_takes_itself_away_again
     }
     let verified = host.sh("systemd-analyze verify --man=no /lib/systemd/system/relmgr.service /lib/systemd/system/relmgr@.service 2>&1").ok();
     assert!(!verified.stdout.contains("relmgr"), "{verified:?}");
-    host.sh("systemd-analyze security --offline=true --threshold=20 relmgr.service").ok();
+    for unit in ["relmgr.service", "relmgr@two.service"] {
+        host.sh(&format!("systemd-analyze security --offline=true --threshold=20 {unit}")).ok();
+    }
+    completions(host);
 
     // Without settings there is no node yet, and that is no fault.
     host.sh("systemctl start relmgr").ok();
@@ -44,10 +47,16 @@ fn the_package_installs_a_service_that_systemd_keeps_and_takes_itself_away_again
     wait_for("systemd is told what serves", || {
         (property(host, "relmgr", "StatusText") == "relmgr-faulty 1.0.0 serves").then_some(())
     });
-    host.sh(&format!("{wrapper} upgrade 1.0.1 && {wrapper} downgrade")).ok();
+    host.sh(&format!(
+        "{wrapper} upgrade 1.0.1 && {wrapper} downgrade && {wrapper} upgrade 1.0.1 && \
+                      {wrapper} downgrade 1.0.0"
+    ))
+    .ok();
     assert_eq!(answered(host, 8080), "1.0.0");
 
     reload(host);
+    confined(host);
+    itself(host);
     watchdog(host);
     several_nodes(host, repository);
 
@@ -61,6 +70,47 @@ fn the_package_installs_a_service_that_systemd_keeps_and_takes_itself_away_again
     );
     host.sh("! pgrep -x relmgr").ok();
     assert!(host.path("/var/lib/relmgr/state.json").exists(), "what is the operator's stays");
+    let purged = host.sh("dpkg --purge relmgr").ok().stdout;
+    assert!(purged.contains("are left for you to remove"), "{purged}");
+    assert!(host.path("/var/lib/relmgr/state.json").exists(), "{purged}");
+}
+
+/// Each shell finds its completions where the package has them.
+fn completions(host: &Host) {
+    let offered = host.sh("fish --command 'complete --do-complete \"relmgr self-\"'").ok().stdout;
+    assert!(offered.starts_with("self-upgrade"), "{offered}");
+    host.sh(
+        "zsh -fc 'autoload -U compinit && compinit -u -d /tmp/zcompdump && [ $_comps[relmgr] = _relmgr ]'",
+    )
+    .ok();
+    host.sh("source /usr/share/bash-completion/completions/relmgr && complete -p relmgr").ok();
+}
+
+/// What the unit forbids cannot be done in it, not by root either; the home is the service's own.
+fn confined(host: &Host) {
+    let within = format!("nsenter --target {} --mount --", property(host, "relmgr", "MainPID"));
+    for path in ["/etc", "/usr/bin", "/var/log"] {
+        host.sh(&format!("{within} touch {path}/was-here")).failed(1, &["Read-only file system"]);
+    }
+    host.sh(&format!("{within} touch /home/was-here")).failed(1, &[]);
+    host.sh(&format!("{within} touch /var/lib/relmgr/was-here /tmp/was-here")).ok();
+    assert!(!host.path("/tmp/was-here").exists(), "its /tmp is its own");
+    std::fs::remove_file(host.path("/var/lib/relmgr/was-here")).unwrap();
+}
+
+/// A new package leaves the node alone, and `relmgr self-upgrade` takes it into use within the unit: systemd sees the
+/// same process, and nothing else of it.
+fn itself(host: &Host) {
+    let pid = property(host, "relmgr", "MainPID");
+    let executable = || host.sh(&format!("readlink /proc/{pid}/exe")).ok().stdout.trim().to_owned();
+    host.sh("dpkg --install /tmp/relmgr.deb").ok();
+    assert_eq!(executable(), "/usr/bin/relmgr (deleted)", "it goes on with what it holds open");
+    host.sh("RELMGR_HOME=/var/lib/relmgr relmgr self-upgrade").ok();
+    assert_eq!(executable(), "/usr/bin/relmgr");
+    let seen = ["MainPID", "NRestarts", "ActiveState"].map(|name| property(host, "relmgr", name));
+    assert_eq!(seen, [pid.as_str(), "0", "active"]);
+    assert_eq!(answered(host, 8080), "1.0.0");
+    host.sh("systemctl reload relmgr").ok();
 }
 
 /// `systemctl reload` is `relmgr reload`, and fails as that does; systemd's own word (SIGHUP) is answered.

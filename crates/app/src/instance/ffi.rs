@@ -39,22 +39,37 @@ pub(crate) extern "C" fn code_change<A: Application, K: Kind<A>>(
     schema: u32,
     body: FfiBody,
 ) -> FfiFuture<RResult<RVec<u8>, RString>> {
+    let tried = on_its_own(K::trial(schema, body));
+    FfiFuture::new(async move {
+        // Every outcome has a JSON form.
+        let told = |trial| serde_json::to_vec(&trial).unwrap_or_default().into();
+        tried.await.map(told).map_err(RString::from).into()
+    })
+}
+
+pub(crate) extern "C" fn change_back<A: Application, K: Kind<A>>(
+    schema: u32,
+    body: FfiBody,
+    to: u32,
+) -> FfiFuture<RResult<FfiBody, RString>> {
+    let given = on_its_own(K::give_back(schema, body, to));
+    FfiFuture::new(async move { given.await.map_err(RString::from).into() })
+}
+
+/// Runs what belongs to no instance on a runtime of its own.
+fn on_its_own<T: Send + 'static>(
+    work: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> impl Future<Output = Result<T, String>> + Send {
     let begun = new_runtime("trial").map(|runtime| {
-        let task = runtime.spawn(K::trial(schema, body));
+        let task = runtime.spawn(work);
         (runtime, task)
     });
-    FfiFuture::new(async move {
-        let tried = match begun {
-            Err(error) => Err(error),
-            Ok((runtime, task)) => {
-                let result = words(task, "code_change").await;
-                runtime.shutdown_background();
-                result
-            }
-        };
-        // Every outcome has a JSON form.
-        tried.map(|trial| serde_json::to_vec(&trial).unwrap_or_default().into()).map_err(RString::from).into()
-    })
+    async move {
+        let (runtime, task) = begun?;
+        let result = words(task, "code_change").await;
+        runtime.shutdown_background();
+        result
+    }
 }
 
 pub(crate) extern "C" fn start<A: Application, K: Kind<A>>(args: StartArgs) -> RResult<FfiInstance, RString> {

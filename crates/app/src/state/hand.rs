@@ -40,6 +40,13 @@ pub trait Kind<A: Application>: 'static {
     /// Reads and changes a state, and forgets it.
     fn trial(schema: u32, body: FfiBody) -> impl Future<Output = Result<Trial, String>> + Send + 'static;
 
+    /// Reads and changes a state, and gives what came of it in the form of another schema version.
+    fn give_back(
+        schema: u32,
+        body: FfiBody,
+        to: u32,
+    ) -> impl Future<Output = Result<FfiBody, String>> + Send + 'static;
+
     /// Gives the state away.
     fn give(
         app: App<A>,
@@ -70,6 +77,10 @@ impl<A: Application> Kind<A> for Stateless {
     }
 
     async fn trial(_: u32, _: FfiBody) -> Result<Trial, String> {
+        Err(NONE.into())
+    }
+
+    async fn give_back(_: u32, _: FfiBody, _: u32) -> Result<FfiBody, String> {
         Err(NONE.into())
     }
 
@@ -149,11 +160,16 @@ impl Kept {
         }
     }
 
-    /// Forgets it, which may take a while.
-    pub(crate) fn forget(&self) {
+    /// The application has it, or another state; what was here, which may take a while to drop.
+    fn leave(&self) -> Stage {
         let before = std::mem::take(&mut *self.stage());
         self.written.notify_waiters();
-        drop(before);
+        before
+    }
+
+    /// Forgets it, which may take a while.
+    pub(crate) fn forget(&self) {
+        drop(self.leave());
     }
 }
 
@@ -169,6 +185,31 @@ impl<A: Stateful> Kind<A> for WithState {
         let begun = Instant::now();
         let (_, bytes) = read::<A>(schema, body).await?;
         Ok(Trial { bytes, ms: begun.elapsed().as_secs_f64() * 1e3 })
+    }
+
+    async fn give_back(schema: u32, body: FfiBody, to: u32) -> Result<FfiBody, String> {
+        let change = A::code_change();
+        change.gives(to)?;
+        let shape = change.shape(to)?;
+        let (state, _) = read::<A>(schema, body).await?;
+        let (chunks, given) = mpsc::channel(AHEAD);
+        // A thread that no runtime's end takes along.
+        std::thread::spawn(move || {
+            let send = |chunk| chunks.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into());
+            let written = caught("code_change", || {
+                let mut writer = ChunkWriter::new(to, shape, send)?;
+                match to == A::State::SCHEMA {
+                    true => codec::encode(&state, &mut writer)?,
+                    false => change.give(state, to, &mut writer)?,
+                }
+                Ok(writer.finish().map(drop)?)
+            });
+            if let Err(words) = written {
+                // Who gave up does not listen.
+                let _ = chunks.blocking_send(Err(words));
+            }
+        });
+        Ok(FfiBody::new(Written(given)))
     }
 
     async fn give(app: App<A>, kept: Arc<Kept>, schema: u32) -> Result<FfiBody, String> {
@@ -216,8 +257,9 @@ impl<A: Stateful> Kind<A> for WithState {
     async fn take(app: App<A>, kept: Arc<Kept>, schema: u32, body: FfiBody) -> Result<(), String> {
         let (state, _) = read::<A>(schema, body).await?;
         resume(app, state).await?;
-        // Nobody waits for the end of what this replaces.
-        tokio::task::spawn_blocking(move || kept.forget());
+        // It is the application's from here on; nobody waits for the end of what this replaces.
+        let before = kept.leave();
+        tokio::task::spawn_blocking(move || drop(before));
         Ok(())
     }
 

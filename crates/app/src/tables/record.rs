@@ -1,22 +1,14 @@
-//! Records as bytes: which schema version they have, until when they hold, and the form in which an older release
-//! reads them.
-//!
-//! ```text
-//! flags u8 | schema u32 | [expires u64, ms since the epoch] | [older schema u32, length u32, older form] | form
-//! ```
-//! Numbers are little-endian; a form is what serde and postcard make of the value.
+//! What a record is: its type, and what its bytes are ([`relmgr_abi::record`]) to it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, SystemTime};
 
 use relmgr_abi::future::panic_message;
+use relmgr_abi::record::{EXPIRES, OLDER};
+pub(crate) use relmgr_abi::record::{Parts, millis, now_ms};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Error;
-
-const EXPIRES: u8 = 1;
-const OLDER: u8 = 2;
 
 /// What a table holds.
 ///
@@ -97,67 +89,22 @@ fn decode<T: DeserializeOwned>(form: &[u8]) -> Result<T, Error> {
     }
 }
 
-/// A record's parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Parts<'a> {
-    pub(crate) schema: u32,
-    /// Milliseconds since the epoch.
-    pub(crate) expires: Option<u64>,
-    pub(crate) older: Option<(u32, &'a [u8])>,
-    form: &'a [u8],
-}
-
-impl<'a> Parts<'a> {
-    /// The parts of a record; `None`: it is none.
-    pub(crate) fn of(bytes: &'a [u8]) -> Option<Self> {
-        let (flags, bytes) = bytes.split_first()?;
-        if flags & !(EXPIRES | OLDER) != 0 {
-            return None;
+/// The value of a record.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(crate) fn value<V: Record>(parts: &Parts<'_>) -> Result<V, Error> {
+    match parts.for_schema(V::SCHEMA) {
+        Some((schema, form)) if schema == V::SCHEMA => decode(form),
+        // A panic of the author's is a record that cannot be read: it is to harm no other.
+        Some((schema, form)) => {
+            catch_unwind(AssertUnwindSafe(|| V::up(Older { schema, form, name: V::NAME }))).unwrap_or_else(
+                |payload| Err(format!("migrating it panicked: {}", panic_message(payload)).into()),
+            )
         }
-        let (schema, mut bytes) = bytes.split_first_chunk()?;
-        let (mut expires, mut older) = (None, None);
-        if flags & EXPIRES != 0 {
-            let (found, rest) = bytes.split_first_chunk()?;
-            (expires, bytes) = (Some(u64::from_le_bytes(*found)), rest);
-        }
-        if flags & OLDER != 0 {
-            let (schema, rest) = bytes.split_first_chunk()?;
-            let (len, rest) = rest.split_first_chunk()?;
-            let (form, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
-            (older, bytes) = (Some((u32::from_le_bytes(*schema), form)), rest);
-        }
-        Some(Self { schema: u32::from_le_bytes(*schema), expires, older, form: bytes })
-    }
-
-    pub(crate) fn is_expired(&self) -> bool {
-        // The clock is asked only for records that have a time.
-        self.expires.is_some_and(|expires| expires <= now_ms())
-    }
-
-    /// The form that a release of `schema` reads.
-    fn for_schema(&self, schema: u32) -> Option<(u32, &'a [u8])> {
-        let own = (self.schema, self.form);
-        std::iter::once(own).chain(self.older).find(|(of, _)| *of <= schema)
-    }
-
-    /// The value.
-    ///
-    /// # Errors
-    /// Why it cannot be read.
-    pub(crate) fn value<V: Record>(&self) -> Result<V, Error> {
-        match self.for_schema(V::SCHEMA) {
-            Some((schema, form)) if schema == V::SCHEMA => decode(form),
-            // A panic of the author's is a record that cannot be read: it is to harm no other.
-            Some((schema, form)) => {
-                catch_unwind(AssertUnwindSafe(|| V::up(Older { schema, form, name: V::NAME })))
-                    .unwrap_or_else(|payload| {
-                        Err(format!("migrating it panicked: {}", panic_message(payload)).into())
-                    })
-            }
-            None => {
-                let (schema, own) = (self.schema, V::SCHEMA);
-                Err(format!("it has schema {schema}, and this release knows {own} at most").into())
-            }
+        None => {
+            let (schema, own) = (parts.schema, V::SCHEMA);
+            Err(format!("it has schema {schema}, and this release knows {own} at most").into())
         }
     }
 }
@@ -177,7 +124,7 @@ pub(crate) fn read<V: Record>(bytes: &[u8]) -> Found<V> {
     if parts.is_expired() {
         return Found::Expired;
     }
-    match parts.value() {
+    match value(&parts) {
         Ok(value) => Found::Value(value, parts.expires),
         Err(error) => Found::Unreadable(error.to_string()),
     }
@@ -214,15 +161,6 @@ pub(crate) fn write<V: Record>(value: &V, expires: Option<u64>, lowest: u32) -> 
         bytes.extend_from_slice(&form);
     }
     Ok(Written { bytes: postcard::to_extend(value, bytes)?, readable })
-}
-
-/// Milliseconds since the epoch.
-pub(crate) fn now_ms() -> u64 {
-    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 macro_rules! plain {

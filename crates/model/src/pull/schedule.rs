@@ -26,6 +26,15 @@ const BACKOFF_FAILED: Duration = Duration::from_secs(60 * 60);
 /// Another operation is under way: most of them are over soon, and a probation's end is waited for in such steps.
 const BUSY: Duration = Duration::from_secs(10);
 
+/// Nodes that serve and boot in the same second ask within this time where nothing says otherwise: 5,000 of them are 83
+/// a second, and what is new to a fleet may come a minute later.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// The same for nodes that serve nothing, whose clients are waiting. A second is what the boots of their machines differ
+/// by all the same; it parts those that were restarted by one command. A repository that is still asked too often says
+/// so, and then they part by their backoff.
+const BOOT_EMPTY: Duration = Duration::from_secs(1);
+
 /// What a node has when its supervisor starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
@@ -61,6 +70,8 @@ pub struct Schedule {
     at_boot: bool,
     interval: Option<Duration>,
     jitter: Duration,
+    /// In which time nodes ask that serve and boot together.
+    boot: Duration,
     dice: Dice,
     failures: u32,
 }
@@ -69,15 +80,19 @@ impl Schedule {
     /// A node's schedule. `seed` makes it another one than its neighbours'.
     pub fn new(pull: &Pull, seed: u64) -> Self {
         let interval = Some(pull.interval).filter(|interval| !interval.is_zero());
-        Self { at_boot: pull.at_boot, interval, jitter: pull.jitter(), dice: Dice(seed), failures: 0 }
+        let jitter = pull.jitter();
+        // No wider than the interval in which they ask anyway.
+        let boot =
+            pull.jitter.unwrap_or_else(|| interval.map_or(BOOT, |interval| jitter.max(interval.min(BOOT))));
+        Self { at_boot: pull.at_boot, interval, jitter, boot, dice: Dice(seed), failures: 0 }
     }
 
     /// How long to wait for the first check; `None`: none comes by itself.
     pub fn first(&mut self, start: Start) -> Option<Duration> {
         match (start, self.at_boot) {
-            (Start::Empty, true) => Some(Duration::ZERO),
+            (Start::Empty, true) => Some(self.dice.below(self.boot.min(BOOT_EMPTY))),
             // It serves: what is new can wait for the others that boot in the same second.
-            (Start::Serving, true) => Some(self.dice.below(self.jitter)),
+            (Start::Serving, true) => Some(self.dice.below(self.boot)),
             (_, false) => self.interval.map(|interval| self.rest_of(interval)),
         }
     }
@@ -190,13 +205,28 @@ mod tests {
 
     /// The moments, in seconds, at which `nodes` that start at 0 ask until `until`, each check ending as `ended` says.
     fn fleet(pull: &Pull, nodes: u64, seed: u64, until: f64, ended: impl Fn(f64) -> Ended) -> Vec<f64> {
+        fleet_of(Start::Serving, pull, nodes, seed, until, ended)
+    }
+
+    /// The same for nodes that have `start`; one that has nothing serves after its first answer.
+    fn fleet_of(
+        start: Start,
+        pull: &Pull,
+        nodes: u64,
+        seed: u64,
+        until: f64,
+        ended: impl Fn(f64) -> Ended,
+    ) -> Vec<f64> {
         let mut checks = vec![];
         for node in 0..nodes {
             let mut schedule = Schedule::new(pull, seed.wrapping_add(node));
-            let mut at = schedule.first(Start::Serving).map_or(f64::MAX, |wait| wait.as_secs_f64());
+            let mut serves = start == Start::Serving;
+            let mut at = schedule.first(start).map_or(f64::MAX, |wait| wait.as_secs_f64());
             while at < until {
                 checks.push(at);
-                at += schedule.after(ended(at), true).map_or(f64::MAX, |wait| wait.as_secs_f64());
+                let ended = ended(at);
+                serves |= ended == Ended::Settled;
+                at += schedule.after(ended, serves).map_or(f64::MAX, |wait| wait.as_secs_f64());
             }
         }
         checks
@@ -226,6 +256,37 @@ mod tests {
             let checks = fleet(&pull(60, false), 5000, seed, 1200.0, away);
             let most = arrivals(&checks, 890, 1200).into_iter().max().unwrap();
             prop_assert!(most < 240, "{most} in one second");
+        }
+
+        /// Nodes that ask at their boot and never again (the interval is 0) boot in the same second, with what they
+        /// served before: they are spread like those that ask in an interval, and each asks once.
+        #[test]
+        fn nodes_that_boot_together_do_not_arrive_together(
+            seed in any::<u64>(), interval in prop_oneof![Just(0), 30_u64..300]
+        ) {
+            let checks = fleet(&pull(interval, true), 5000, seed, 900.0, |_| Ended::Settled);
+            let average = 5000 / if interval == 0 { 60 } else { interval.min(60) } as u32;
+            let most = arrivals(&checks, 0, 900).into_iter().max().unwrap();
+            prop_assert!(most < 2 * average + 60, "{most} in one second, {average} on average");
+            prop_assert!(interval > 0 || checks.len() == 5000, "{} checks", checks.len());
+        }
+
+        /// Nodes with nothing to serve boot in the same second. With the repository there none waits longer than a
+        /// second, and they do not ask in the same instant; where it is away for ten minutes they are there half a
+        /// minute after it is back, spread over that time.
+        #[test]
+        fn empty_nodes_do_not_arrive_together_and_do_not_wait_long(seed in any::<u64>(), away in 60.0..600.0_f64) {
+            let there = fleet_of(Start::Empty, &pull(0, true), 5000, seed, 3600.0, |_| Ended::Settled);
+            prop_assert!(there.len() == 5000 && there.iter().all(|at| *at < 1.0), "{} checks", there.len());
+            let tenths: Vec<f64> = there.iter().map(|at| at * 10.0).collect();
+            let most = arrivals(&tenths, 0, 10).into_iter().max().unwrap();
+            prop_assert!(most < 650, "{most} of 5,000 in a tenth of the second");
+            let ended = |at: f64| if at < away { Ended::Unavailable } else { Ended::Settled };
+            let checks = fleet_of(Start::Empty, &pull(0, true), 5000, seed, 3600.0, ended);
+            let back: Vec<f64> = checks.into_iter().filter(|at| *at >= away).collect();
+            prop_assert!(back.len() == 5000 && back.iter().all(|at| *at < away + 30.0), "{} checks", back.len());
+            let most = arrivals(&back, away as usize, away as usize + 31).into_iter().max().unwrap();
+            prop_assert!(most < 600, "{most} in one second, 222 on average");
         }
 
         /// All wait for the same window: they do not come in its first second.
@@ -271,13 +332,35 @@ mod tests {
         }
     }
 
+    /// Each wait is between a half of the whole and the whole, which doubles up to its cap.
+    #[test]
+    fn a_repository_that_stays_away_is_asked_less_and_less_often() {
+        let whole = |interval, serves: bool, expected: &[u64]| {
+            for seed in 0..50 {
+                let mut schedule = Schedule::new(&pull(interval, true), seed);
+                for seconds in expected {
+                    let wait = schedule.after(Ended::Unavailable, serves).unwrap();
+                    let whole = Duration::from_secs(*seconds);
+                    assert!((whole / 2..=whole).contains(&wait), "{wait:?}, not up to {whole:?}");
+                }
+            }
+        };
+        whole(300, true, &[1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        whole(0, true, &[1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        whole(300, false, &[1, 2, 4, 8, 16, 30, 30]);
+    }
+
     #[test]
     fn who_is_not_told_to_ask_does_not() {
         let mut never = Schedule::new(&pull(0, false), 1);
         assert_eq!(never.first(Start::Empty), None);
         assert_eq!(never.after(Ended::Settled, true), None, "`relmgr pull now` is no interval");
         let mut at_boot = Schedule::new(&pull(0, true), 1);
-        assert_eq!(at_boot.first(Start::Empty), Some(Duration::ZERO));
+        assert!(at_boot.first(Start::Empty).is_some());
+        let at_once = Pull { jitter: Some(Duration::ZERO), ..pull(0, true) };
+        let mut at_once = Schedule::new(&at_once, 1);
+        let waits = [Start::Empty, Start::Serving].map(|start| at_once.first(start));
+        assert_eq!(waits, [Some(Duration::ZERO); 2], "an operator's word on the jitter is the last one");
         for ended in [Ended::Unavailable, Ended::Settled, Ended::Failed] {
             assert!(at_boot.after(ended, false).is_some(), "it is tried until it is there");
         }

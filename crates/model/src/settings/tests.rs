@@ -6,7 +6,7 @@ fn the_least_file_gives_the_defaults() {
         Settings::parse("app = \"live-poll\"\n[repository]\nurl = \"file:///srv/packages\"\n").unwrap();
     assert_eq!(settings.upgrade, Upgrade::default());
     assert_eq!(settings.http.version_path, "/api/public/version");
-    assert_eq!(settings.loader.unload, Unload::Proven);
+    assert_eq!(settings.loader, Loader { unload: Unload::Proven, max_unretired: 8 });
 }
 
 #[test]

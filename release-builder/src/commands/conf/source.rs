@@ -8,7 +8,7 @@ use relmgr_store::package;
 use relmgr_store::repository::{BuiltRelease, Pointer};
 
 use crate::build::assets::SCHEMA;
-use crate::build::compile::CargoOptions;
+use crate::build::compile::{CargoOptions, Purpose};
 use crate::build::elf;
 use crate::build::prepared::Prepared;
 use crate::build::project::Selection;
@@ -91,7 +91,7 @@ impl SourceArgs {
     fn of_crate(&self, manifest_path: Option<PathBuf>) -> Result<Named, Error> {
         let selection = Selection { manifest_path, package: self.package.clone() };
         let prepared = Prepared::new(&selection, &self.cargo)?;
-        let library = prepared.compiler(&self.cargo).compile()?;
+        let library = prepared.compiler(&self.cargo, Purpose::Release).compile()?;
         let bytes = std::fs::read(&library);
         let bytes = bytes.map_err(|source| Error::Read { path: library.clone(), source })?;
         let facts = elf::read(&bytes, &prepared.triple);

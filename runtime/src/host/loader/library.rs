@@ -11,7 +11,7 @@ use relmgr_abi::entry::{ENTRY_SYMBOL, Entry};
 use relmgr_abi::root::AppRootRef;
 
 use super::registry::LibraryRecord;
-use super::{sys, threads};
+use super::{stray, sys, threads};
 
 /// A library that is mapped. Only [`Library::unmap`] closes it: dropping it leaves it mapped for ever, since
 /// destructors that it left on threads may still be to run.
@@ -186,8 +186,12 @@ impl Library {
         if let Some(range) = range {
             let mut last = LAST_RANGE.lock().unwrap_or_else(PoisonError::into_inner);
             // The one before is given back first, so that at most one range is reserved.
+            stray::forget();
             *last = None;
             *last = sys::reserve(&range);
+            if last.is_some() {
+                stray::remember(&range, &path);
+            }
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 //!    thread, last registered first, until nothing is left. This is RCU's grace period with work at its end.
 //! 3. `dlclose`, and a look at the process's maps whether the library is gone.
 //! 4. Its address range stays reserved without access until a later retirement, so that a stray pointer faults
-//!    at once and never runs somebody else's code.
+//!    at once, with the release's name in the host's last words, and never runs somebody else's code.
 //!
 //! What makes it unsafe to unmap is counted, never hoped for: registrations, living threads, signal handlers.
 //! Values that the host still holds are the caller's to count ([`super::generation`]).
@@ -22,6 +22,7 @@
 //! | [`registry`] | which library an address belongs to, and what it left where |
 //! | [`threads`] | a thread's own record: its registrations, its quiescent states, its end |
 //! | [`library`] | one library: open, symbols, close, proof |
+//! | [`stray`] | whose addresses a fault met |
 //! | [`vouched`] | that what is opened is what was verified |
 //! | [`sys`] | the remaining system calls that have no safe form |
 
@@ -29,6 +30,7 @@
 
 pub mod library;
 pub mod registry;
+pub mod stray;
 pub mod sys;
 pub mod takeover;
 pub mod threads;

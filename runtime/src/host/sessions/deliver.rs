@@ -1,7 +1,6 @@
 //! One event of a session to the generation that is current now, held until its handler is over.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -106,11 +105,10 @@ fn with_view(
 
 /// Waits for a handler's end and takes over the session's state. The verdict and its words.
 async fn finish(mut held: Held<SessionOutcome>, session: &Session) -> Result<(u16, String), End> {
-    let mut purge = pin!(None);
+    let mut purge = None;
     let polled = poll_fn(|cx| {
         let polled = held.poll(cx);
-        let cut =
-            polled.is_pending() && poll_purge(purge.as_mut(), held.guard().generation(), session.id, cx);
+        let cut = polled.is_pending() && poll_purge(&mut purge, held.guard().generation(), session.id, cx);
         if cut { Poll::Ready(None) } else { polled.map(Some) }
     });
     let outcome = match polled.await {

@@ -205,9 +205,9 @@ async fn outward(
 
 /// Waits until its generation's requests, or all of the host's, are broken off.
 async fn purged(guard: &RequestGuard, id: u64, connection: &Connection) {
-    let mut purge = pin!(None);
+    let mut purge = None;
     poll_fn(|cx| {
-        let purged = poll_purge(purge.as_mut(), guard.generation(), id, cx);
+        let purged = poll_purge(&mut purge, guard.generation(), id, cx);
         if purged { Poll::Ready(()) } else { connection.poll_aborted(cx) }
     })
     .await;

@@ -1,6 +1,8 @@
 //! The node's metrics in Prometheus' text format. What is exposed is decided here from a snapshot, without asking
 //! anybody; docs/metrics.md has the same list for people, and a test compares the two.
 
+mod tables;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +90,7 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     families.extend(of_operations(&snapshot.operations));
     families.extend(of_conf(snapshot));
     families.extend(snapshot.status.tls.iter().flat_map(of_tls));
+    families.extend(tables::families(snapshot.status.tables.as_ref()));
     families.extend(of_pull(snapshot));
     let webhooks = snapshot.webhooks.iter();
     let webhooks = webhooks.map(|((host, outcome), count)| {

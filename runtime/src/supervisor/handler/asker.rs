@@ -13,6 +13,8 @@ pub enum Asker {
     User(u32),
     /// The node, following its channel, with the release that this names and the SHA-256 of its manifest.
     Pull(Option<(Version, String)>),
+    /// The node itself, for this reason.
+    Node(String),
 }
 
 /// Who asked, as the history has it.
@@ -20,7 +22,7 @@ pub enum Asker {
 pub struct By {
     /// A person; absent: none did.
     pub uid: Option<u32>,
-    /// Who else; absent beside an absent uid: the node, for a host that died.
+    /// Who else; absent beside an absent uid: the node itself.
     pub agent: Option<Agent>,
 }
 
@@ -36,6 +38,7 @@ impl Asker {
         match self {
             Self::User(uid) => Some(*uid).into(),
             Self::Pull(_) => By { uid: None, agent: Some(Agent::Pull) },
+            Self::Node(_) => By::default(),
         }
     }
 
@@ -46,8 +49,16 @@ impl Asker {
 
     pub(super) fn pinned(&self) -> Option<(Version, String)> {
         match self {
-            Self::User(_) => None,
+            Self::User(_) | Self::Node(_) => None,
             Self::Pull(pinned) => pinned.clone(),
+        }
+    }
+
+    /// Why, where nobody asked.
+    pub(super) fn why(&self) -> Option<&str> {
+        match self {
+            Self::Node(why) => Some(why),
+            Self::User(_) | Self::Pull(_) => None,
         }
     }
 }

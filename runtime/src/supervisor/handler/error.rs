@@ -70,6 +70,16 @@ pub enum OperationError {
         /// Whether that release is to blame.
         blames_release: bool,
     },
+    /// A step down that fails when it is tried.
+    #[error("{from} does not give its state in the form of schema {schema}: {error}")]
+    StepDown {
+        /// The release that serves.
+        from: Version,
+        /// The older form.
+        schema: u32,
+        /// What happened.
+        error: PreflightError,
+    },
     /// The state did not get from the old host to the new one, which therefore does not serve.
     #[error(
         "the state of {version} did not get to the new host: {reason}; `relmgr restart --lose-state` begins without it"

@@ -20,12 +20,12 @@ use relmgr_store::repository::{Fetch, forget};
 use super::super::node::Node;
 use super::super::preflight::{PreflightError, try_release};
 use super::OperationError;
-use super::state::Copy;
+use super::trial::Copy;
 use super::walk::{Fetched, Walk};
 
 /// A trial that takes longer hangs: opening a library takes milliseconds, an application's check asks for nothing
 /// that takes longer than its start.
-const PREFLIGHT_SLACK: Duration = Duration::from_secs(5);
+pub(super) const PREFLIGHT_SLACK: Duration = Duration::from_secs(5);
 
 /// Progress of a download is told about this often.
 const TELL_EVERY: u64 = 1024 * 1024;
@@ -220,7 +220,8 @@ impl Walk<'_> {
         let settings = self.effective.as_ref().map(relmgr_conf::Effective::to_json).unwrap_or_default();
         let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
         let copy = self.copy_state(to).await?;
-        let state = copy.as_ref().map(|copy| (copy.path.as_path(), copy.schema));
+        let state = copy.as_ref().and_then(|copy| copy.to_read());
+        let state = state.as_ref().map(|(path, schema)| (path.as_path(), *schema));
         let limits = self.node.settings.preflight.with_state(copy.as_ref().map_or(0, Copy::bytes));
         let tried = try_release(&library, &settings, state, &limits, deadline).await;
         self.forget_copy(copy.as_ref()).await;

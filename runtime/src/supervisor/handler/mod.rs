@@ -12,6 +12,7 @@ mod probation;
 mod self_upgrade;
 mod state;
 mod switch;
+mod trial;
 mod undo;
 mod walk;
 
@@ -154,10 +155,12 @@ fn conclude(mut walk: Walk<'_>, result: Result<Outcome, OperationError>, ms: f64
         Ok(outcome) => (outcome, None),
         Err(error) => {
             let lost = walk.state_lost.take().map(|words| format!("; {words}")).unwrap_or_default();
-            let words = format!("{}{lost}", error.describe());
+            let because = walk.asker.why().map(|why| format!(" (it was to be done since {why})"));
+            let words = format!("{}{lost}{}", error.describe(), because.unwrap_or_default());
             (if walk.rolled_back { Outcome::RolledBack } else { Outcome::Failed }, Some(words))
         }
     };
+    let verdict = walk.verdict.take().or_else(|| walk.asker.why().map(str::to_owned));
     let operation = Operation {
         kind: request.kind,
         from,
@@ -165,7 +168,7 @@ fn conclude(mut walk: Walk<'_>, result: Result<Outcome, OperationError>, ms: f64
         outcome,
         error,
         hint: None,
-        verdict: walk.verdict.filter(|_| outcome == Outcome::Done),
+        verdict: verdict.filter(|_| outcome == Outcome::Done),
         steps: walk.steps,
         removed: walk.removed,
         conf: walk.conf,
@@ -243,7 +246,8 @@ async fn decide_and_do(walk: &mut Walk<'_>) -> Result<Outcome, OperationError> {
         Plan::SelfUpgrade { binary } => walk.self_upgrade(&binary).await,
         Plan::Remove { versions } => {
             walk.removed.clone_from(&versions);
-            if !request.dry_run {
+            if !request.dry_run && !versions.is_empty() {
+                walk.note(None, false)?;
                 walk.removed = walk.remove(versions)?;
             }
             Ok(Outcome::Done)

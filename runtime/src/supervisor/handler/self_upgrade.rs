@@ -51,9 +51,7 @@ impl Walk<'_> {
         tracing::info!(from = change.from, to = change.to, binary = %binary.display(), "relmgr is upgraded");
         self.end(begun, Some(format!("relmgr {}", change.to)));
         self.relmgr = Some(change);
-        if let Some(to) = self.to.clone() {
-            self.journal(&to)?;
-        }
+        self.journal(Some(Step::Preflight))?;
         let node = self.node.clone();
         // A host that dies now is not brought up in between.
         let _pointers = node.pointers.lock().await;

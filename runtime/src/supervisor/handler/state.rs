@@ -1,10 +1,8 @@
 //! Step 9: the in-memory state goes from the release that serves to the one that is to serve, or back.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use relmgr_model::Version;
-use relmgr_model::control::Kind;
 use relmgr_model::host::{Answer, CodeChange, CodeChanged, Command};
 use relmgr_model::manifest::StateSchema;
 use relmgr_model::state::way;
@@ -13,7 +11,6 @@ use super::super::host_process::{CallError, HostProcess};
 use super::OperationError;
 use super::switch::{millis, unexpected};
 use super::walk::Walk;
-use crate::host::preflight::Passed;
 
 impl Walk<'_> {
     /// Hands the state over and swaps, in one: requests wait for both.
@@ -60,42 +57,6 @@ impl Walk<'_> {
         }
     }
 
-    /// For `relmgr check`: a copy of the state of the release that serves, where the one that is tried takes it over.
-    /// Requests wait while it is written.
-    pub(super) async fn copy_state(&mut self, to: &Version) -> Result<Option<Copy>, OperationError> {
-        let (Kind::Check, Some(host)) = (self.request.kind, self.node.host()) else { return Ok(None) };
-        let (from, to_state) = self.schemas(to)?;
-        let Some(schema) = way(from.as_ref(), to_state.as_ref()).ok().flatten() else { return Ok(None) };
-        if schema != schema_of(from.as_ref()) {
-            // The change is the business of the release that serves.
-            return Ok(None);
-        }
-        let begun = Instant::now();
-        let patience_ms = millis(self.node.settings.upgrade.children_patience());
-        let command = Command::LendState { patience_ms, code_change: self.change(schema) };
-        let lent = host.call(command).await;
-        let _ = host.call(Command::Resume).await;
-        match lent {
-            Ok(Answer::Lent { path, bytes }) => {
-                let written_ms = begun.elapsed().as_secs_f64() * 1e3;
-                Ok(Some(Copy { path, schema, bytes, written_ms }))
-            }
-            Ok(other) => Err(unexpected(to, &other)),
-            Err(error) => Err(OperationError::CodeChange {
-                version: to.clone(),
-                reason: self.node.redact(&error.to_string()),
-                blames_release: false,
-            }),
-        }
-    }
-
-    /// Nobody reads the copy any more.
-    pub(super) async fn forget_copy(&self, copy: Option<&Copy>) {
-        if let (Some(_), Some(host)) = (copy, self.node.host()) {
-            let _ = host.call(Command::ForgetState).await;
-        }
-    }
-
     /// The schema in which the state goes from host to host at a restart; `None`: there is none to keep.
     pub(super) fn state_to_keep(&self) -> Result<Option<u32>, OperationError> {
         let Some(from) = self.from.as_ref().filter(|_| !self.request.lose_state) else { return Ok(None) };
@@ -134,13 +95,16 @@ impl Walk<'_> {
         }
     }
 
-    fn change(&self, schema: u32) -> CodeChange {
+    pub(super) fn change(&self, schema: u32) -> CodeChange {
         let upgrade = &self.node.settings.upgrade;
         CodeChange { schema, quiesce_ms: millis(upgrade.quiesce), max_bytes: upgrade.state_max }
     }
 
     /// The forms of the state: of the release before, and of the one that this goes to.
-    fn schemas(&self, to: &Version) -> Result<(Option<StateSchema>, Option<StateSchema>), OperationError> {
+    pub(super) fn schemas(
+        &self,
+        to: &Version,
+    ) -> Result<(Option<StateSchema>, Option<StateSchema>), OperationError> {
         let state = |version: &Version| Ok::<_, OperationError>(self.node.tree.manifest(version)?.state);
         let from = self.from.as_ref().map(state).transpose()?.flatten();
         let to = match &self.manifest {
@@ -200,35 +164,7 @@ impl Walk<'_> {
     }
 }
 
-/// A copy of a state.
-pub(super) struct Copy {
-    /// Where it is.
-    pub(super) path: PathBuf,
-    /// Its schema version.
-    pub(super) schema: u32,
-    bytes: u64,
-    written_ms: f64,
-}
-
-impl Copy {
-    /// How large it is.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// What the trial came to, of which `said` tells.
-    pub(super) fn describe(&self, said: &str) -> String {
-        let passed: Option<Passed> = said.lines().rev().find_map(|line| serde_json::from_str(line).ok());
-        let Self { schema, bytes, written_ms, .. } = self;
-        let read = match passed.and_then(|passed| passed.trial) {
-            Some(trial) => format!("read and changed in {:.1} ms", trial.ms),
-            None => "read and changed".into(),
-        };
-        format!("state of schema {schema}, {bytes} bytes: written in {written_ms:.1} ms, {read}")
-    }
-}
-
-fn schema_of(state: Option<&StateSchema>) -> u32 {
+pub(super) fn schema_of(state: Option<&StateSchema>) -> u32 {
     state.map_or(0, |state| state.version)
 }
 

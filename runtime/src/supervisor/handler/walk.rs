@@ -13,7 +13,7 @@ use relmgr_model::manifest::Manifest;
 use relmgr_model::plan::Step;
 use relmgr_model::probation::Sample;
 use relmgr_model::record::{NodeRecord, OperationRecord};
-use relmgr_model::status::Event;
+use relmgr_model::status::{Event, Status};
 
 use super::super::host_process::HostProcess;
 use super::super::node::Node;
@@ -161,16 +161,21 @@ impl<'a> Walk<'a> {
     /// Takes the steps in their order. When one fails, what the ones before it have done is undone.
     pub(super) async fn carry_out(&mut self, to: &Version, steps: &[Step]) -> Result<(), OperationError> {
         let switches = steps.contains(&Step::Swap) && !self.request.kind.replaces_host();
-        if self.request.retry {
+        let has_failed = matches!(self.node.facts().releases.get(to), Some(Status::Failed { .. }));
+        if self.request.retry && has_failed {
             self.change_status(to, Event::Retried)?;
         }
-        if switches {
-            self.journal(to)?;
-        }
+        self.note(steps.first().copied(), switches)?;
         self.watched = steps.contains(&Step::Probation);
         let mut result = Ok(());
         for step in steps {
             let begun = self.begin(*step);
+            // Told with the next write, not written for its own sake.
+            self.node.with(|state| {
+                if let Some(operation) = &mut state.record.operation {
+                    operation.step = Some(*step);
+                }
+            });
             match self.take(*step, to).await {
                 Ok(detail) => self.end(begun, detail),
                 Err(error) => {
@@ -209,12 +214,29 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Notes an operation before its first effect. What does not change which release boots goes on without a note
+    /// where none can be written: a full disk must not keep people from making room, or from another host.
+    pub(super) fn note(&self, first: Option<Step>, needed: bool) -> Result<(), OperationError> {
+        if self.request.kind == Kind::SelfUpgrade && first.is_some() {
+            // By the image in which it began.
+            return Ok(());
+        }
+        match self.journal(first) {
+            Err(error) if !needed => {
+                self.warn(format!("a start after a death could not tell of this: {}", error.describe()));
+                Ok(())
+            }
+            noted => noted,
+        }
+    }
+
     /// Notes what is under way, so that a start after a death can say what became of it.
-    pub(super) fn journal(&self, to: &Version) -> Result<(), OperationError> {
+    pub(super) fn journal(&self, first: Option<Step>) -> Result<(), OperationError> {
         let operation = OperationRecord {
             kind: self.request.kind,
             from: self.from.clone(),
-            to: to.clone(),
+            to: self.to.clone(),
+            step: first,
             started_at: Utc::now(),
             uid: self.asker.recorded_uid(),
             by: self.asker.by().agent,
@@ -224,7 +246,7 @@ impl<'a> Walk<'a> {
         Ok(self.node.change_record(|record| record.operation = Some(operation))?)
     }
 
-    /// Takes a step of the status table for an installed release; one that the table does not have is left out.
+    /// Takes a step of the status table for an installed release.
     fn change_status(&self, version: &Version, event: Event) -> Result<(), OperationError> {
         Ok(self.node.change_record(|record| change_status(record, version, event))?)
     }
@@ -290,12 +312,14 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Takes a step of the status table for an installed release; one that the table does not have is left out.
+/// Takes a step of the status table for an installed release; one that the table does not have is told and left out.
 pub fn change_status(record: &mut NodeRecord, version: &Version, event: Event) {
-    if let Some(release) = record.releases.get_mut(version)
-        && let Ok(next) = release.status.clone().next(event)
-    {
-        release.status = next;
-        release.since = Utc::now();
+    let Some(release) = record.releases.get_mut(version) else { return };
+    match release.status.clone().next(event) {
+        Ok(next) => {
+            release.status = next;
+            release.since = Utc::now();
+        }
+        Err(error) => tracing::error!(%version, "{error}"),
     }
 }

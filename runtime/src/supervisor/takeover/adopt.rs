@@ -1,6 +1,7 @@
 //! The host of the image before goes on under this one.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use relmgr_model::conf::ConfError;
@@ -35,7 +36,12 @@ pub fn adopt(node: &Arc<Node>, left: Left, takeover: &Takeover) -> Result<(), Sp
         Some(InForce { error, ..InForce::new(serving.version.clone(), effective) })
     });
     node.metrics.go_on_from(&takeover.answered);
+    let now = Instant::now();
+    // One that a clock of this machine has not seen is long over.
+    let deaths = takeover.deaths_ms_ago.iter();
+    let deaths = deaths.filter_map(|ago| now.checked_sub(Duration::from_millis(*ago))).collect();
     node.with(|state| {
+        state.deaths = deaths;
         state.current = current;
         state.in_force = in_force;
         state.host = Some(host.clone());

@@ -136,6 +136,10 @@ fn exec(
     Ok(result?)
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The public listeners in the order of the settings.
 fn public(node: &Node) -> impl Iterator<Item = &Listener> {
     node.listeners.iter().chain(node.tcp.iter().map(|(_, listener)| listener))
@@ -180,6 +184,7 @@ fn describe(
         children,
         started_at: node.started_at,
         host_restarts: state.host_restarts,
+        deaths_ms_ago: state.deaths.iter().map(|death| millis(death.elapsed())).collect(),
         answered: node.metrics.answered_before(),
         fallen_back: state.fallen_back,
         operation,

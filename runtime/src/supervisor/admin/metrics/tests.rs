@@ -9,6 +9,7 @@ use relmgr_model::control::{ChannelStatus, CurrentRelease, GenerationStatus, Pre
 use relmgr_model::probation::{CLASSES, Latencies};
 use relmgr_model::pull::{Checked, PullStatus};
 use relmgr_model::sessions::{OpenSessions, SessionCounts};
+use relmgr_model::tables::{Durability, SweepStatus, TableStatus, TablesStatus};
 use relmgr_model::tls::CertificateStatus;
 
 use super::super::tally::Metrics;
@@ -86,7 +87,23 @@ pub fn sample() -> Snapshot {
             reloads: 3,
             refused: 1,
         }),
-        tables: None,
+        tables: Some(TablesStatus {
+            durability: Durability::Process,
+            path: "/dev/shm/relmgr-5a2c".into(),
+            used_bytes: 1_048_576,
+            max_bytes: 1_073_741_824,
+            tables: vec![TableStatus {
+                name: "votes".into(),
+                key: "u64".into(),
+                record: "vote".into(),
+                schema: 2,
+                opened: Some(2),
+                records: 5000,
+                bytes: 409_600,
+                kept_aside: 3,
+                sweep: Some(SweepStatus { sweeping: Some(1000), ..SweepStatus::default() }),
+            }],
+        }),
         channel: Some(ChannelStatus {
             name: "default".into(),
             serial: 1_795_188_000,
@@ -232,10 +249,12 @@ fn a_node_that_has_nothing_yet_has_metrics_all_the_same() {
     empty.status.current = None;
     empty.status.channel = None;
     empty.status.conf = None;
+    empty.status.tables = None;
     empty.status.generations.clear();
     empty.answers.clear();
     empty.operations = Operations::default();
     let scrape = parsed(&render(&empty).unwrap());
     assert!(scrape.samples.iter().any(|sample| sample.metric == "relmgr_operations_total"));
     assert!(!scrape.samples.iter().any(|sample| sample.metric.starts_with("relmgr_channel")));
+    assert!(!scrape.samples.iter().any(|sample| sample.metric.starts_with("relmgr_table")));
 }

@@ -1,0 +1,150 @@
+//! What connections meet at a switch: HTTP/2, a full node, a version endpoint at another path.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::net::TcpStream;
+
+use crate::client::{Connection, eventually, get};
+use relmgr_testkit::kit::{Node, release};
+
+/// How a connection of HTTP/2 with prior knowledge ended, and what was answered on it.
+struct Ended {
+    answered: u64,
+    failures: Vec<String>,
+    /// Whether the server said goodbye and closed it: nothing was cut.
+    gracefully: bool,
+}
+
+/// Asks `/` on one connection of HTTP/2, four requests at a time, until told to stop or the server says goodbye.
+async fn ask_by_h2(address: std::net::SocketAddr, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Ended {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (sender, connection) = handshake.await.unwrap();
+    let connection = tokio::spawn(connection);
+    let asking = (0..4).map(|_| {
+        let (mut sender, stop, count) = (sender.clone(), stop.clone(), count.clone());
+        tokio::spawn(async move {
+            let (mut answered, mut failures) = (0, vec![]);
+            while !stop.load(Ordering::Relaxed) && sender.ready().await.is_ok() {
+                let request =
+                    Request::get(format!("http://{address}/")).body(Full::<Bytes>::default()).unwrap();
+                match sender.send_request(request).await {
+                    Ok(response) if response.status() == 200 => match response.into_body().collect().await {
+                        Ok(_) => {
+                            answered += 1;
+                            count.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => failures.push(format!("in the body: {error}")),
+                    },
+                    Ok(response) => failures.push(response.status().to_string()),
+                    // Not sent at all, since the server has said goodbye: asked again on the next connection.
+                    Err(error) if error.is_canceled() => break,
+                    Err(error) => {
+                        failures.push(format!("{error:?}"));
+                        break;
+                    }
+                }
+            }
+            (answered, failures)
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    let mut ended = Ended { answered: 0, failures: vec![], gracefully: false };
+    for asking in asking {
+        let (answered, failures) = asking.await.unwrap();
+        ended.answered += answered;
+        ended.failures.extend(failures);
+    }
+    drop(sender);
+    ended.gracefully = connection.await.unwrap().is_ok();
+    ended
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_goes_on_over_upgrades_and_is_told_goodbye_by_a_restart() {
+    let (one, two) = (release("faulty", "", "1.0.0"), release("faulty", "second", "1.0.1"));
+    let node = Node::serving("relmgr-faulty", "[upgrade]\ndrain = \"5s\"\n", &[&one, &two]);
+    let address = node.address();
+    // One that has asked once and keeps quiet keeps no release in memory.
+    let stream = TcpStream::connect(address).await.unwrap();
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut idle, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let ask = || Request::get(format!("http://{address}/")).body(Full::<Bytes>::default()).unwrap();
+    let answer = idle.send_request(ask()).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.to_bytes(), "1.0.0");
+    let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let first = tokio::spawn(ask_by_h2(address, stop.clone(), count.clone()));
+    let more = async |count: &AtomicU64| {
+        let before = count.load(Ordering::Relaxed);
+        eventually("the load goes on", async || {
+            (count.load(Ordering::Relaxed) > before + 100 || first.is_finished()).then_some(())
+        })
+        .await;
+    };
+    for _ in 0..3 {
+        more(&count).await;
+        node.relmgr(&["upgrade", "1.0.1"]).ok();
+        assert_eq!(node.mapped().len(), 1, "{:?}", node.status().generations);
+        more(&count).await;
+        node.relmgr(&["downgrade"]).ok();
+    }
+    assert!(!first.is_finished(), "one connection for all of it");
+    let answer = idle.send_request(ask()).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.to_bytes(), "1.0.0", "it is open still");
+    node.relmgr(&["restart"]).ok();
+    // GOAWAY: what was asked is answered, what was not goes to the next host.
+    let ended = first.await.unwrap();
+    assert!(ended.failures.is_empty(), "{:?}", ended.failures);
+    assert!(ended.gracefully && ended.answered > 600, "{} answered", ended.answered);
+    let next = tokio::spawn(ask_by_h2(address, stop.clone(), count.clone()));
+    let before = count.load(Ordering::Relaxed);
+    eventually("the next host answers", async || (count.load(Ordering::Relaxed) > before + 10).then_some(()))
+        .await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(next.await.unwrap().failures.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_release_that_is_not_heard_is_swapped_back() {
+    let (one, two) = (release("faulty", "", "1.0.0"), release("faulty", "second", "1.0.1"));
+    // Whoever comes beyond the limit waits, and so does the node's own question.
+    let node = Node::serving("relmgr-faulty", "[http.limits]\nconnections = 1\n", &[&one, &two]);
+    let mut only = Connection::open(node.address()).await;
+    assert_eq!(only.get("/").await, Ok((200, "1.0.0".into())));
+    let address = node.address();
+    let second = tokio::spawn(async move { get(address, "/").await });
+    let host = node.host_pid();
+    let words = ["/api/public/version", "no answer within 5s"];
+    node.relmgr(&["upgrade", "1.0.1"]).failed(3, &words);
+    assert!(!second.is_finished(), "it waits its turn");
+    assert_eq!(only.get("/").await, Ok((200, "1.0.0".into())), "what served before serves");
+    let status = node.status();
+    assert_eq!((status.permanent.unwrap().to_string(), node.host_pid()), ("1.0.0".into(), host));
+    assert_eq!(status.host_restarts, 0);
+    let last = node.relmgr(&["history", "--json"]).ok().json().as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["kind"], &last["outcome"]), (&"upgrade".into(), &"rolled_back".into()), "{last}");
+    drop(only);
+    assert_eq!(second.await.unwrap(), (200, "1.0.0".into()), "its turn has come");
+    eventually("nobody is connected", async || {
+        let done = node.relmgr(&["upgrade", "1.0.1", "--retry"]);
+        (done.code == 0).then_some(())
+    })
+    .await;
+    assert_eq!(get(node.address(), "/").await, (200, "1.0.1".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_is_told_at_the_path_that_the_operator_chose() {
+    let (one, two) = (release("faulty", "", "1.0.0"), release("faulty", "second", "1.0.1"));
+    let node = Node::serving("relmgr-faulty", "[http]\nversion_path = \"/wait\"\n", &[&one, &two]);
+    // The application has this path, too, and never sees it: it would not answer in this test's life.
+    assert_eq!(get(node.address(), "/wait").await, (200, "1.0.0".into()));
+    assert_eq!(get(node.address(), "/api/public/version").await.0, 404, "the application's");
+    node.relmgr(&["upgrade", "1.0.1"]).ok();
+    assert_eq!(get(node.address(), "/wait").await, (200, "1.0.1".into()));
+}

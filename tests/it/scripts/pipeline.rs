@@ -1,0 +1,239 @@
+//! The commands of both recipes of CI, taken out of the recipes and run in their order: a release is built, published,
+//! deployed to staging over ssh, checked and promoted. What is the service's part (variables, secrets, outputs, a
+//! workspace, credentials) is done here.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::fleet::Fleet;
+use super::{Done, bin, script, workspace};
+use relmgr_testkit::kit::target_dir;
+use serde_json::Value;
+
+/// What is not run here: the machine's own packages, and the application's own tests.
+fn is_left_out(command: &str) -> bool {
+    command == "cargo test --locked" || command.starts_with("apt-get update && apt-get install ")
+}
+
+/// An application's checkout with upgrade-scripts/ in it, and the home of who runs CI.
+struct Checkout<'fleet> {
+    fleet: &'fleet Fleet,
+    root: tempfile::TempDir,
+}
+
+impl<'fleet> Checkout<'fleet> {
+    fn new(fleet: &'fleet Fleet) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let checkout = Self { fleet, root };
+        std::fs::create_dir_all(checkout.path("home")).unwrap();
+        std::fs::create_dir_all(checkout.path("bin")).unwrap();
+        let source = checkout.path("source");
+        std::fs::create_dir_all(&source).unwrap();
+        let words = "cp -r \"$0\" . && git init --quiet && git add --all && \
+                     git -c user.name=t -c user.email=t@example.com commit --quiet --message=one && \
+                     chown --recursive 4242 .";
+        let made = Command::new("bash").args(["-c", words]).arg(script("")).current_dir(source).output();
+        Done::from(made.unwrap()).ok();
+        checkout
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// What the application's own manifest would say: the fixture with `features`, built as tests build it.
+    fn build_of(&self, features: &str, version: &str) {
+        let manifest = workspace().join("tests/fixtures/faulty/Cargo.toml");
+        let text = format!(
+            "#!/bin/sh\nif [ \"$2\" = release ]; then\n    shift 2\n    set -- relmgr release --manifest-path {} --profile dev \
+             --no-describe --version {version} --features '{features}' \"$@\"\nfi\nexec {} \"$@\"\n",
+            manifest.display(),
+            bin("cargo-relmgr").display()
+        );
+        let path = self.path("bin/cargo-relmgr");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A command as a step runs it, with `environment` and the credentials for the bucket.
+    fn command(&self, words: &str, environment: &BTreeMap<String, String>) -> Command {
+        let mut command = Command::new("bash");
+        let here = std::env::var("HOME").unwrap();
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        command.args(["-e", "-c", words]).current_dir(self.path("source")).stdin(Stdio::null());
+        command.envs(self.fleet.server.environment()).env("HOME", self.path("home")).env("PATH", path);
+        // Where cargo is at home.
+        for (name, place) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            if std::env::var_os(name).is_none() {
+                command.env(name, Path::new(&here).join(place));
+            }
+        }
+        command.env("CARGO_TARGET_DIR", target_dir()).env("RUSTUP_TOOLCHAIN", toolchain());
+        command.envs(environment);
+        command
+    }
+
+    fn run(&self, words: &str, environment: &BTreeMap<String, String>) -> Done {
+        self.command(words, environment).output().unwrap().into()
+    }
+
+    /// The variables and secrets that people have given to the service.
+    fn given(&self) -> BTreeMap<&'static str, String> {
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        let (network, host) = (&self.fleet.network, &self.fleet.network.hosts[0]);
+        BTreeMap::from([
+            ("RELMGR_REPOSITORY", self.fleet.server.url()),
+            ("RELMGR_VERSION", env!("CARGO_PKG_VERSION").into()),
+            ("RELMGR_TRUSTED_KEYS", self.fleet.public_key().into()),
+            ("RELMGR_KEY", read(&network.directory().join("ci.key"))),
+            ("DEPLOY_KEY", read(&network.directory().join("id"))),
+            ("KNOWN_HOSTS", read(&network.known_hosts())),
+            ("STAGING_HOSTS", host.address.to_string()),
+            ("STAGING_URLS", self.fleet.urls().remove(0)),
+        ])
+    }
+}
+
+/// The toolchain of this project, which the fixture is built with.
+fn toolchain() -> String {
+    let text = std::fs::read_to_string(workspace().join("rust-toolchain.toml")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("channel")).unwrap();
+    line.split('"').nth(1).unwrap().to_owned()
+}
+
+fn recipe(name: &str) -> Value {
+    let words = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
+    let parsed = Command::new("/usr/bin/python3").args(["-c", words]).arg(script(name)).output().unwrap();
+    Done::from(parsed).ok().json()
+}
+
+fn object(value: &Value) -> impl Iterator<Item = (&String, &str)> {
+    value.as_object().into_iter().flatten().map(|(name, value)| (name, value.as_str().unwrap()))
+}
+
+/// Runs the jobs of GitHub's recipe; how many commands that were.
+fn github(checkout: &Checkout) -> usize {
+    let workflow = recipe("github/release.yml");
+    let given = checkout.given();
+    let mut outputs = BTreeMap::<String, String>::new();
+    let mut ran = 0;
+    for job in ["test", "release", "staging", "promote"] {
+        let job = &workflow["jobs"][job];
+        for step in job["steps"].as_array().unwrap() {
+            let Some(words) = step["run"].as_str().filter(|words| !is_left_out(words)) else { continue };
+            let value = |text: &str| {
+                let Some(name) = text.strip_prefix("${{ ").and_then(|text| text.strip_suffix(" }}")) else {
+                    return text.to_owned();
+                };
+                match name.split_once('.').unwrap() {
+                    // What nobody has given is empty.
+                    ("vars" | "secrets", name) => given.get(name).cloned().unwrap_or_default(),
+                    ("needs", name) => outputs[name.rsplit('.').next().unwrap()].clone(),
+                    _ => panic!("{name} is not known here"),
+                }
+            };
+            let mut environment: BTreeMap<String, String> = object(&job["env"])
+                .chain(object(&step["env"]))
+                .map(|(name, text)| (name.clone(), value(text)))
+                .collect();
+            let output = checkout.path("output");
+            std::fs::write(&output, "").unwrap();
+            environment.insert("GITHUB_OUTPUT".into(), output.display().to_string());
+            checkout.run(words, &environment).ok();
+            let written = std::fs::read_to_string(output).unwrap();
+            let written = written.lines().filter_map(|line| line.split_once('='));
+            outputs.extend(written.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            ran += 1;
+        }
+    }
+    ran
+}
+
+/// Runs the jobs of CircleCI's recipe; how many commands that were.
+fn circleci(checkout: &Checkout) -> usize {
+    let config = recipe("circleci/config.yml");
+    let given = checkout.given();
+    let mut ran = 0;
+    for job in ["test", "release", "staging", "promote"] {
+        for step in config["jobs"][job]["steps"].as_array().unwrap() {
+            let Some(words) = step["run"].as_str().filter(|words| !is_left_out(words)) else { continue };
+            // The contexts are whole environments; the workspace lies where the recipe has it.
+            let words = words.replace("/tmp/release", &checkout.path("workspace").display().to_string());
+            let environment = given.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+            checkout.run(&words, &environment.collect()).ok();
+            ran += 1;
+        }
+    }
+    ran
+}
+
+#[test]
+fn the_commands_of_both_recipes_take_a_push_to_staging_and_promote_it() {
+    let fleet = Fleet::serving(1);
+    let named = || {
+        let listed = fleet.run(bin("cargo-relmgr"), &["relmgr", "list", "--json"]).ok().json();
+        let releases = listed["releases"].as_array().unwrap().clone();
+        let of = |channel: &str| {
+            let named = |release: &&Value| release["channels"].as_array().unwrap().contains(&channel.into());
+            releases.iter().find(named).map_or(String::new(), |one| one["version"].as_str().unwrap().into())
+        };
+        [of("staging"), of("default")]
+    };
+    let checkout = Checkout::new(&fleet);
+    checkout.build_of("second", "1.0.5");
+    assert_eq!(github(&checkout), 9);
+    assert_eq!((fleet.versions(), named()), (vec!["1.0.5".into()], ["1.0.5".into(), "1.0.5".into()]));
+    checkout.build_of("", "1.0.6");
+    assert_eq!(circleci(&checkout), 9);
+    assert_eq!((fleet.versions(), named()), (vec!["1.0.6".into()], ["1.0.6".into(), "1.0.6".into()]));
+    // Under its name only: no channel names it.
+    checkout.build_of("", "1.0.7");
+    let given = checkout.given().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let built = checkout.run("upgrade-scripts/build-release.sh --no-channel", &given).ok();
+    assert_eq!((built.stdout.as_str(), named()), ("1.0.7\n", ["1.0.6".into(), "1.0.6".into()]));
+    fleet.deploy(&["-v", "1.0.7", "www1"]).ok();
+    keys(&checkout);
+    tools(&checkout);
+}
+
+/// `ci/ssh-key.sh`: once more it changes nothing, and what is no key is said.
+fn keys(checkout: &Checkout) {
+    let config = checkout.path("home/.ssh/config");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert_eq!(text.matches("Host *").count(), 1, "{text}");
+    let given = |key: &str| {
+        let given = checkout.given();
+        let mut environment = BTreeMap::from([("KNOWN_HOSTS".to_owned(), given["KNOWN_HOSTS"].clone())]);
+        environment.insert("DEPLOY_KEY".into(), key.into());
+        environment
+    };
+    let mode = std::fs::metadata(checkout.path("home/.ssh/id_deploy")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let refused = checkout.run("upgrade-scripts/ci/ssh-key.sh", &given("no key"));
+    refused.failed(1, &["DEPLOY_KEY is no key without a password"]);
+    let unset = checkout.run("upgrade-scripts/ci/ssh-key.sh", &BTreeMap::new());
+    assert_ne!(unset.code, 0, "{unset:?}");
+    assert!(unset.stderr.contains("DEPLOY_KEY: is not set"), "{unset:?}");
+}
+
+/// `ci/setup.sh`: another version than the one that was asked for, no way to get one, no checkout of git.
+fn tools(checkout: &Checkout) {
+    let setup = "upgrade-scripts/ci/setup.sh";
+    let version = |version: &str| BTreeMap::from([("RELMGR_VERSION".to_owned(), version.to_owned())]);
+    checkout.run(setup, &version(env!("CARGO_PKG_VERSION"))).ok();
+    checkout.run(setup, &version("9.9.9")).failed(1, &["this is not cargo-relmgr 9.9.9"]);
+    // A machine with cargo alone.
+    let alone = checkout.path("alone");
+    std::fs::create_dir(&alone).unwrap();
+    let cargo = Done::from(Command::new("which").arg("cargo").output().unwrap()).ok().stdout;
+    std::os::unix::fs::symlink(cargo.trim(), alone.join("cargo")).unwrap();
+    let mut bare = checkout.command(setup, &BTreeMap::new());
+    bare.env("PATH", format!("{}:/usr/bin:/bin", alone.display())).env("CARGO_HOME", &alone);
+    let bare = Done::from(bare.output().unwrap());
+    assert_ne!(bare.code, 0, "{bare:?}");
+    assert!(bare.stderr.contains("RELMGR_SOURCE: is not set"), "{bare:?}");
+    std::fs::remove_dir_all(checkout.path("source/.git")).unwrap();
+    checkout.run(setup, &BTreeMap::new()).failed(1, &["is no checkout: install git before it is made"]);
+}
