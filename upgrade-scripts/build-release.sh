@@ -9,7 +9,8 @@ set -euo pipefail
 usage='Usage: build-release.sh [--channel NAME | --no-channel] [OPTION OF cargo relmgr release…]
 RELMGR_REPOSITORY: s3://bucket/prefix or file:///directory; without it the release is built only.
 RELMGR_OUT: where the release is written, default target/relmgr.
-RELMGR_REHEARSE: options of cargo relmgr rehearse, such as "--feed ci/feed.sh --probe /"; without it nothing is rehearsed.
+RELMGR_REHEARSE: options of cargo relmgr rehearse, split at white space, without quotes, such as
+  "--feed ci/feed.sh --probe /"; without it, or without RELMGR_REPOSITORY, nothing is rehearsed.
 RELMGR_TRUSTED_KEYS: who has signed what is rehearsed.
 RELMGR_KEY_FILE or RELMGR_KEY, RELMGR_KEY_PASSWORD: the key that signs.'
 pointing=()
@@ -31,7 +32,7 @@ version=$(cargo relmgr release --out "$out" "$@")
 if [ -n "${RELMGR_REPOSITORY-}" ]; then
     # A loss ends it here: nobody can fetch what was not published.
     if [ -n "${RELMGR_REHEARSE-}" ]; then
-        read -r -a rehearse <<<"$RELMGR_REHEARSE"
+        read -r -d '' -a rehearse <<<"$RELMGR_REHEARSE" || true
         cargo relmgr rehearse "${rehearse[@]}" "$out" >&2
     fi
     # Killed half way, it is completed by the same command; a published version is never overwritten.

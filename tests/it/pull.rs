@@ -125,6 +125,58 @@ fn a_node_whose_bucket_is_away_serves_and_follows_when_it_is_back() {
     assert_eq!(history(&node).len(), 2, "what was not heard is no operation");
 }
 
+/// Debian's libfaketime: the clock of whoever is started with it is off by what a file says.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+/// By how much a clock has to be off to show `hour` o'clock UTC, today or `days` later.
+fn off(hour: i64, days: i64) -> String {
+    let now = chrono::Utc::now().timestamp();
+    format!("{:+}", now.div_euclid(86_400) * 86_400 + days * 86_400 + hour * 3_600 - now)
+}
+
+#[test]
+fn a_clock_that_is_set_opens_and_closes_the_nodes_window_and_holds_up_no_check() {
+    assert!(std::path::Path::new(FAKETIME).exists(), "{FAKETIME} is not there: .ci/run installs it");
+    let (one, two) = releases();
+    let mut node = Node::new("relmgr-faulty", "[pull]\ninterval = \"1s\"\nwindows = [\"02:00-04:00\"]\n");
+    node.publish(&one);
+    let clock = node.home().join("clock");
+    // A file that is replaced: nobody reads half of it.
+    let set = |to: String| {
+        let next = clock.with_extension("next");
+        std::fs::write(&next, to).unwrap();
+        std::fs::rename(&next, &clock).unwrap();
+    };
+    set(off(12, 0));
+    node.start_with(&[
+        ("LD_PRELOAD", FAKETIME),
+        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
+        ("FAKETIME_NO_CACHE", "1"),
+        // As the kernel has it: setting the clock moves no length of time.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ]);
+    wait_for_current(&node, "1.0.0");
+    node.publish(&two);
+    let held = wait_for_outcome(&node, Outcome::Held);
+    assert!(held.reason.as_deref().is_some_and(|reason| reason.contains("window")), "{held:?}");
+    // Back by a day, which is noon still: it goes on asking, and waits.
+    set(off(12, -1));
+    wait_for("a check of the day before", || {
+        node.status().pull?.last.filter(|last| last.at < held.at && last.outcome == Outcome::Held)
+    });
+    assert_eq!(node.current().as_deref(), Some("1.0.0"));
+    // Into the window, days later.
+    set(off(3, 5));
+    wait_for_current(&node, "1.0.1");
+    // And out of it, weeks back: what serves serves, and the checks go on.
+    set(off(12, -20));
+    let now = chrono::Utc::now();
+    wait_for("a check of weeks ago", || {
+        node.status().pull?.last.filter(|last| last.at < now && last.outcome == Outcome::UpToDate)
+    });
+    assert_eq!(node.current().as_deref(), Some("1.0.1"));
+}
+
 /// What becomes of connections at a [`Door`].
 #[derive(Clone, Copy, PartialEq)]
 enum Door {

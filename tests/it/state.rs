@@ -576,3 +576,23 @@ fn any_sequence_ends_with_what_the_model_has() {
         })
         .unwrap();
 }
+
+/// A recording makes requests wait for a moment: nobody is left waiting when the command that asked has gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_a_recording_may_go_away() {
+    use std::io::Write;
+    let scene = Scene::new("");
+    scene.add("a", 3).await;
+    let directory = scene.node.home().join("recording");
+    let body = format!("{{\"directory\":\"{}\"}}", directory.display());
+    let asked =
+        format!("POST /v1/state/save HTTP/1.1\r\nhost: node\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let socket = scene.node.home().join("run/control.sock");
+    let mut socket = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    socket.write_all(asked.as_bytes()).unwrap();
+    drop(socket);
+    wait_for("the recording is whole", || directory.join("recording.json").exists().then_some(()));
+    assert_eq!(scene.all().await, Numbers::from([("a".to_owned(), 3)]));
+    scene.node.relmgr(&["upgrade", "1.0.2"]).ok();
+    assert_eq!(scene.all().await, Numbers::from([("a".to_owned(), 3)]));
+}

@@ -36,7 +36,7 @@ impl Proof {
 }
 
 /// What is wanted, the Debian package that it is in, and what for.
-const WANTED: [(Proof, &str, &str); 21] = [
+const WANTED: [(Proof, &str, &str); 22] = [
     (Proof::Program("cc"), "gcc", "libraries that no Rust crate would make"),
     (Proof::Program("git"), "git", "the crate that `cargo relmgr new` makes"),
     (Proof::Program("readelf"), "binutils", "what the builder reads of a library"),
@@ -54,6 +54,11 @@ const WANTED: [(Proof, &str, &str); 21] = [
     (Proof::Program("cap"), "capistrano", "the recipe for Capistrano"),
     (Proof::Program("ansible-playbook"), "ansible-core", "the recipe for Ansible"),
     (Proof::Program("shellcheck"), "shellcheck", "the scripts for operators"),
+    (
+        Proof::File("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"),
+        "libfaketime",
+        "clocks that are set",
+    ),
     (Proof::Program("zsh"), "zsh", "completions, loaded by the shell that they are for"),
     (Proof::Program("fish"), "fish", "completions, loaded by the shell that they are for"),
     (Proof::Program(CLOUD_INIT), CLOUD_INIT, "the example for machines that boot from nothing"),

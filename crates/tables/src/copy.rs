@@ -1,5 +1,7 @@
 //! Copies of all tables, and what tells two of them apart.
 
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use heed::CompactionOption;
@@ -10,7 +12,8 @@ use crate::store::{Facts, OpenError, Store, Table};
 const FILE: &str = "data.mdb";
 
 impl Store {
-    /// Copies all tables as they are at one moment into `directory`, which is there; nobody waits meanwhile.
+    /// Copies all tables as they are at one moment into `directory`, which is there; nobody waits meanwhile. The copy is
+    /// on disk then, and its owner's alone.
     ///
     /// # Errors
     /// LMDB's, and the system's.
@@ -18,7 +21,12 @@ impl Store {
         let path = directory.join(FILE);
         let words = |source| OpenError::Environment { path: path.clone(), source };
         let file = self.0.env.copy_to_path(&path, CompactionOption::Enabled).map_err(words)?;
-        file.sync_all().map_err(|source| words(source.into()))
+        let kept = || {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            file.sync_all()?;
+            File::open(directory)?.sync_all()
+        };
+        kept().map_err(|source: std::io::Error| words(source.into()))
     }
 
     /// Gives `each` every record of the table `name`: its key, its bytes here, and those that `other` has of it.

@@ -137,19 +137,25 @@ async fn rehearse(args: &Args, repository: &Repository, candidate: BuiltRelease)
 
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+    let (Ok(mut terminated), Ok(mut hung_up)) = signals else { return std::future::pending().await };
     tokio::select! {
         _ = terminated.recv() => {}
+        _ = hung_up.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
 }
 
-/// What the channel names; `None`: nothing yet.
+/// What the channel names; `None`: nothing yet. Who names a channel means one that is there.
 async fn shipped(repository: &Repository, channel: &str) -> Result<Option<Version>, Error> {
     match repository.channel(channel).await {
         Ok(Pointer::Plain(version)) => Ok(Some(version)),
         Ok(Pointer::Signed { document, .. }) => Ok(Some(document.version)),
-        Err(RepositoryError::NoChannel { .. }) => Ok(None),
+        Err(RepositoryError::NoChannel { .. }) if channel.is_empty() => {
+            // Not every server says of an object whether its bucket is there.
+            repository.list().await?;
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }

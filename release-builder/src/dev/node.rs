@@ -79,7 +79,7 @@ impl Relmgr {
         let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(|source| self.not_run(source))?;
         command.stdout(stderr);
         // Ctrl-C is for us, who then stop the node.
-        command.process_group(0);
+        command.process_group(0).kill_on_drop(true);
         let child = command.spawn().map_err(|source| self.not_run(source))?;
         Ok(Node { child, relmgr: self.clone() })
     }
@@ -158,7 +158,8 @@ impl Node {
     /// # Errors
     /// It has to be killed.
     pub(super) async fn stop(mut self) -> Result<(), Error> {
-        self.relmgr.ask(&["stop"]).await?;
+        // Whether it hears of it or not: one that does not end is killed.
+        let _ = tokio::time::timeout(DOWN, self.relmgr.ask(&["stop"])).await;
         match tokio::time::timeout(DOWN, self.child.wait()).await {
             Ok(Ok(_)) => Ok(()),
             _ => {

@@ -25,6 +25,9 @@ use crate::error::Error;
 /// How the settings of a node begin that is ours to set up.
 const OURS: &str = "# Written by `cargo relmgr dev` at each start";
 
+/// Where its releases are published.
+const PACKAGES: &str = "packages";
+
 /// Locked for as long as it runs.
 const LOCK: &str = "dev.lock";
 
@@ -68,11 +71,10 @@ impl Place {
             return Err(Error::LongHome { path });
         }
         let settings_path = home.settings();
-        let before = std::fs::read_to_string(&settings_path).ok();
-        if before.is_some_and(|text| !text.starts_with(OURS)) {
+        if !is_ours(&path, &settings_path) {
             return Err(Error::ForeignHome { path });
         }
-        let packages = path.join("packages");
+        let packages = path.join(PACKAGES);
         std::fs::create_dir_all(&packages).map_err(written(&packages))?;
         let lock = lock(&path)?;
 
@@ -109,6 +111,23 @@ impl Place {
 fn written(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::Write { path, source }
+}
+
+/// Whether a home was made by `cargo relmgr dev`, or is to be: packages and releases that it does not know are removed
+/// from it.
+fn is_ours(home: &Path, settings: &Path) -> bool {
+    match std::fs::read_to_string(settings) {
+        Ok(text) => text.starts_with(OURS),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // Nothing, or what a first start of ours leaves that was interrupted.
+            let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries(home).all(|entry| {
+                let name = entry.file_name();
+                name == LOCK || (name == PACKAGES && entries(&entry.path()).next().is_none())
+            })
+        }
+        Err(_) => false,
+    }
 }
 
 fn lock(home: &Path) -> Result<File, Error> {

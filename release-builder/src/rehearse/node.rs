@@ -30,9 +30,10 @@ const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The node.
 pub(super) struct Node {
+    // Dropped first: it is killed before its home goes.
+    supervisor: Option<Child>,
     directory: tempfile::TempDir,
     relmgr: PathBuf,
-    supervisor: Option<Child>,
 }
 
 /// A command that did not do what it was to do.
@@ -68,7 +69,10 @@ impl Failed {
 impl Node {
     /// A home for the application `app`, in which nothing runs yet.
     pub(super) fn new(relmgr: PathBuf) -> std::io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("relmgr-rehearsal-").tempdir()?;
+        // State is nobody else's to read.
+        let only_us = std::fs::Permissions::from_mode(0o700);
+        let directory =
+            tempfile::Builder::new().prefix("relmgr-rehearsal-").permissions(only_us).tempdir()?;
         std::fs::create_dir(directory.path().join("home"))?;
         std::fs::create_dir(directory.path().join("candidate"))?;
         Ok(Self { directory, relmgr, supervisor: None })
@@ -303,7 +307,13 @@ impl Node {
         let mut command = Command::new(&self.relmgr);
         command.args(["preflight", "--cpu-seconds", &seconds, "--schema", &schema, "--give", &schema]);
         command.arg("--state").arg(memory).arg("--into").arg(back).arg(library);
-        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        // One that waits for ever uses no processor time.
+        let Ok(output) = tokio::time::timeout(DEADLINE, output).await else {
+            let limit = humantime::format_duration(DEADLINE);
+            return Err(Failed::new(format!("its code change took longer than {limit}")));
+        };
+        let output = output?;
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         match output.status.success() {
             true => Ok(output.stdout.trim_ascii() != b"null"),

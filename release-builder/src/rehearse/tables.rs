@@ -23,6 +23,9 @@ pub(super) struct Compared {
     pub(super) changed: u64,
     /// Whether they change by themselves.
     pub(super) moving: bool,
+    /// Whether that was said, and not only found.
+    #[serde(skip)]
+    pub(super) named: bool,
     #[serde(skip)]
     first: Option<String>,
 }
@@ -31,8 +34,10 @@ impl Compared {
     /// The loss in words; `None`: there is none.
     pub(super) fn loss(&self) -> Option<String> {
         let Self { missing, unreadable, changed, .. } = self;
-        // What changes by itself may also go by itself; what cannot be read is lost all the same.
-        let (missing, changed) = if self.moving { (&0, &0) } else { (missing, changed) };
+        // What changes by itself may also go by itself; what cannot be read is lost all the same, and so is what is all
+        // gone where only some of it was seen to change.
+        let emptied = self.records > 0 && *missing == self.records && !self.named;
+        let (missing, changed) = if self.moving && !emptied { (&0, &0) } else { (missing, changed) };
         let counts = [(missing, "missing"), (unreadable, "unreadable for it"), (changed, "changed")];
         let words: Vec<_> = counts
             .into_iter()

@@ -213,7 +213,7 @@ impl<'a> Walk<'a> {
         if let Some(memory) = &mut self.report.memory {
             memory.change_tried = true;
         }
-        judge(memory::compare(&from, &back)?).map_err(|words| {
+        judge(memory::compare(&from, &back)?, self.is_named(IN_MEMORY)).map_err(|words| {
             Failed::new(format!("its code change loses state, on the way up or on the way down: {words}"))
                 .hint("correct `code_change`: what goes up has to come down the same")
         })
@@ -244,6 +244,11 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether it was said with `--moving`, and not only found, that this changes by itself.
+    fn is_named(&self, name: &str) -> bool {
+        self.plan.moving.contains(name)
     }
 
     /// 5. Up, until every record is the candidate's.
@@ -282,9 +287,17 @@ impl<'a> Walk<'a> {
 
     /// 7. What is kept is what was kept.
     fn compare(&mut self, before: &(PathBuf, Recording), after: &(PathBuf, Recording)) -> Result<(), Failed> {
+        let tried = self.report.memory.as_ref().is_none_or(|memory| memory.change_tried);
+        if self.moving.contains(IN_MEMORY) && !tried && !self.is_named(IN_MEMORY) {
+            return Err(Failed::new(
+                "the state in memory changes by itself, and its code change could not be tried on a copy: nothing of \
+                 it was compared",
+            )
+            .hint(moves_hint(IN_MEMORY)));
+        }
         if before.1.memory.is_some() && !self.moving.contains(IN_MEMORY) {
             let compared = memory::compare(&before.0.join(MEMORY), &after.0.join(MEMORY))?;
-            judge(compared).map_err(|words| {
+            judge(compared, false).map_err(|words| {
                 Failed::new(format!("the state in memory is not what it was: {words}"))
                     .hint(moves_hint(IN_MEMORY))
             })?;
@@ -292,6 +305,7 @@ impl<'a> Walk<'a> {
         let mut compared = tables::compare((&before.0, &before.1), &after.0)?;
         for table in &mut compared {
             table.moving = self.moving.contains(&table.name);
+            table.named = self.is_named(&table.name);
         }
         let lost = compared.iter().find_map(|table| Some((table.loss()?, table.name.clone())));
         self.report.tables = compared;
@@ -313,6 +327,7 @@ impl<'a> Walk<'a> {
         let mut read = tables::unreadable(&made.0, (&after.0, before))?;
         for table in &mut read {
             table.moving = self.moving.contains(&table.name);
+            table.named = self.is_named(&table.name);
         }
         match read.iter().find_map(tables::Compared::loss) {
             None => Ok(()),
@@ -327,12 +342,15 @@ fn moves_hint(name: &str) -> String {
     format!("if the application changes it by itself, say so with `--moving {name}`")
 }
 
-fn judge(compared: Compared) -> Result<(), String> {
+/// `moves`: the application changes it by itself.
+fn judge(compared: Compared, moves: bool) -> Result<(), String> {
     match compared {
         Compared::Same => Ok(()),
+        Compared::Reordered if moves => Ok(()),
         Compared::Reordered => {
-            ui::warning("a list of the state has its elements in another order: right for a hash set");
-            Ok(())
+            Err("a list, or the fields of a struct, are in another order (a HashSet has another one \
+                                    each time: keep a BTreeSet, or name it with `--moving memory`)"
+                .into())
         }
         Compared::Different(words) => Err(words),
     }

@@ -25,6 +25,12 @@ use super::tls::Tls;
 /// that are being served.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
 
+/// A command of which only the number is understood.
+#[derive(serde::Deserialize)]
+struct Numbered {
+    id: u64,
+}
+
 type Commands = Lines<BufReader<OwnedReadHalf>>;
 
 /// Serves until the supervisor says stop, or is gone.
@@ -75,8 +81,17 @@ async fn obey(
     replies: &mpsc::UnboundedSender<Reply>,
 ) -> anyhow::Result<End> {
     while let Some(line) = commands.next_line().await.context("the supervisor's channel broke")? {
-        let Envelope { id, command } =
-            serde_json::from_str(&line).context("the supervisor's command does not parse")?;
+        let Envelope { id, command } = match serde_json::from_str(&line) {
+            Ok(envelope) => envelope,
+            // A later relmgr's, which took this host over: it has to do without, and clients do not notice.
+            Err(error) => {
+                let Numbered { id } =
+                    serde_json::from_str(&line).context("the supervisor's command does not parse")?;
+                let message = format!("the host does not know this command: {error}");
+                let _ = replies.send(Reply { id, result: Err(HostError { message }) });
+                continue;
+            }
+        };
         if let Command::Stop { drain_ms, linger } = command {
             return Ok(End { asked: Some(id), drain: Duration::from_millis(drain_ms), linger });
         }
@@ -209,5 +224,34 @@ async fn write_replies(mut writer: OwnedWriteHalf, mut outbox: mpsc::UnboundedRe
         if writer.write_all(&line).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_is_not_known_is_refused_and_the_host_lives() {
+        let (supervisor, host) = UnixStream::pair().unwrap();
+        let (reader, _writer) = host.into_split();
+        let mut commands = BufReader::new(reader).lines();
+        let (replies, mut outbox) = mpsc::unbounded_channel();
+        let front = Front::new("/version".into(), relmgr_model::settings::Limits::default(), None);
+        let host = Host::new(front, vec![]);
+        let (_, mut supervisor) = supervisor.into_split();
+        supervisor
+            .write_all(b"{\"id\":7,\"command\":\"dance\"}\n{\"id\":8,\"command\":\"pulse\"}\n")
+            .await
+            .unwrap();
+        drop(supervisor);
+        let end = obey(&host, &mut commands, &replies).await.unwrap();
+        assert_eq!(end.asked, None, "the supervisor has gone, and nothing else ends it");
+        let mut answered = [outbox.recv().await.unwrap(), outbox.recv().await.unwrap()];
+        answered.sort_by_key(|reply| reply.id);
+        let [unknown, known] = answered;
+        let words = unknown.result.unwrap_err().message;
+        assert!(unknown.id == 7 && words.contains("does not know this command"), "{words}");
+        assert!(known.id == 8 && known.result.is_ok());
     }
 }

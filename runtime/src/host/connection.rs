@@ -123,8 +123,10 @@ impl Connection {
 
     /// Tells it `order`, unless it was told more already.
     pub fn give(&self, order: Order) {
-        self.order.fetch_max(order as u8, Ordering::AcqRel);
-        self.waker.wake();
+        // The waker is given up with the first wake, and whoever was woken registers again for another order only.
+        if self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8 {
+            self.waker.wake();
+        }
     }
 
     /// What the limits say about it now.
@@ -350,5 +352,33 @@ mod tests {
         assert_eq!(gather(&pieces, &mut space), Some(&b"abcdefgh"[..]));
         assert_eq!(gather(&[pieces[0], io::IoSlice::new(b"defghi")], &mut space), None);
         assert_eq!(gather(&[], &mut space), Some(&b""[..]));
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl futures_util::task::ArcWake for Woken {
+        fn wake_by_ref(woken: &Arc<Self>) {
+            woken.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn an_order_that_is_given_again_leaves_the_waker_to_a_later_one() {
+        let connections = Connections::default();
+        let (connection, _) = connections.open();
+        let woken = Arc::new(Woken::default());
+        let waker = futures_util::task::waker(woken.clone());
+        let cx = Context::from_waker(&waker);
+        for (order, times) in
+            [(Order::Finish, 1), (Order::Finish, 1), (Order::Last, 1), (Order::Abort, 2), (Order::Abort, 2)]
+        {
+            // As the connection's task does: for each order that it has not seen.
+            if connection.order() < order {
+                connection.register(&cx);
+            }
+            connection.give(order);
+            assert_eq!(woken.0.load(Ordering::Relaxed), times, "{order:?}");
+        }
     }
 }

@@ -121,11 +121,17 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, peer: Peer) -> Res
         (&Method::POST, "/v1/pull/pause") => told(pull::pause(node, uid)),
         (&Method::POST, "/v1/pull/resume") => told(pull::resume(node, uid)),
         (&Method::POST, "/v1/state/save") => match read_request(request).await {
-            Ok(RecordingRequest { directory }) => recorded(recording::save(node, directory, uid).await),
+            Ok(RecordingRequest { directory }) => {
+                let node = node.clone();
+                recorded(to_its_end(async move { recording::save(&node, directory, uid).await }).await)
+            }
             Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
         },
         (&Method::POST, "/v1/state/load") => match read_request(request).await {
-            Ok(RecordingRequest { directory }) => recorded(recording::load(node, directory, uid).await),
+            Ok(RecordingRequest { directory }) => {
+                let node = node.clone();
+                recorded(to_its_end(async move { recording::load(&node, directory, uid).await }).await)
+            }
             Err(fault) => json(StatusCode::BAD_REQUEST, &fault),
         },
         (&Method::POST, "/v1/stop") => {
@@ -170,6 +176,13 @@ fn ndjson<T: Serialize + Send + Sync + 'static>(values: UnboundedReceiver<T>) ->
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(lines)));
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/x-ndjson"));
     response
+}
+
+/// Whoever asked may go away; what was begun with the host, requests that wait among it, is brought to its end.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, RecordingError>> + Send + 'static,
+) -> Result<T, RecordingError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(RecordingError::Host(error.to_string())))
 }
 
 /// What became of a recording.

@@ -178,6 +178,11 @@ async fn record(node: &Node, serving: &Serving, directory: &Path) -> Result<Reco
         what: "written",
         source,
     })?;
+    // The directory itself is a new entry of another one.
+    if let Some(parent) = directory.parent() {
+        let path = parent.to_owned();
+        atomic::sync_dir(parent).map_err(|source| RecordingError::Io { path, what: "written", source })?;
+    }
     Ok(recording)
 }
 

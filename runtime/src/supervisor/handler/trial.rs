@@ -140,9 +140,9 @@ impl Walk<'_> {
             .map_err(|error| failed(PreflightError::Io(error.into())))?;
         let file = File::from(file);
         let back = GiveBack { schema, into: memory_path(&file), most: self.node.settings.upgrade.state_max };
-        let (limits, deadline) =
-            (&self.node.settings.preflight, self.node.settings.upgrade.start + PREFLIGHT_SLACK);
-        let given = give_back(&library, (&copy.path, copy.schema), &back, limits, deadline).await;
+        let limits = self.node.settings.preflight.with_state(copy.bytes);
+        let deadline = self.node.settings.upgrade.start + PREFLIGHT_SLACK;
+        let given = give_back(&library, (&copy.path, copy.schema), &back, &limits, deadline).await;
         Ok(match last_line(&given.map_err(failed)?) {
             Some(trial) => Down::Given { file, schema, trial },
             None => Down::Untried { schema },
