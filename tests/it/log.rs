@@ -47,6 +47,16 @@ async fn a_json_log_has_one_object_a_line_and_the_release_of_the_applications_ev
     assert_eq!((&done["process"], &done["release"]), (&"supervisor".into(), &Value::Null));
     assert_eq!((&done["fields"]["kind"], &done["fields"]["to"]), (&"upgrade".into(), &"1.0.0".into()));
     assert!(done["fields"]["ms"].is_number(), "{done}");
+    // One line for each of its steps, in their order.
+    let logged: Vec<_> = lines(&node)
+        .into_iter()
+        .filter(|line| line["message"] == "step done")
+        .map(|line| line["fields"]["step"].as_str().unwrap().to_owned())
+        .collect();
+    let steps = node.status().last_operation.unwrap().steps;
+    let steps: Vec<_> = steps.iter().map(|step| step.step.name().to_owned()).collect();
+    assert!(steps.len() > 5);
+    assert_eq!(logged, steps);
     kill(node.host_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(line(&node, "the host died")["level"], "ERROR");
     node.relmgr(&["stop"]).ok();
