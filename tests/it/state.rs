@@ -589,8 +589,12 @@ async fn whoever_asks_for_a_recording_may_go_away() {
         format!("POST /v1/state/save HTTP/1.1\r\nhost: node\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let socket = scene.node.home().join("run/control.sock");
     let mut socket = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    scene.tell("suspend-hangs");
     socket.write_all(asked.as_bytes()).unwrap();
+    // Whoever goes away earlier may have asked for nothing.
+    scene.wait_at("suspend-hangs");
     drop(socket);
+    scene.tell("");
     wait_for("the recording is whole", || directory.join("recording.json").exists().then_some(()));
     assert_eq!(scene.all().await, Numbers::from([("a".to_owned(), 3)]));
     scene.node.relmgr(&["upgrade", "1.0.2"]).ok();

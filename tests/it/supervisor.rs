@@ -141,7 +141,10 @@ fn an_operation_that_a_death_interrupted_is_told_at_the_next_start() {
     let mut node = Node::serving("relmgr-faulty", "", &[&one, &two]);
     let mut upgrade =
         node.command(&["upgrade", "1.0.1"]).stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_for("the release is installed", || node.home().join("releases/1.0.1").exists().then_some(()));
+    wait_for("the release is installed and noted", || {
+        let noted = std::fs::read_to_string(node.home().join("state.json")).ok()?;
+        noted.contains("\"step\": \"unpack\"").then_some(())
+    });
     node.kill_supervisor();
     assert_eq!(upgrade.wait().unwrap().code(), Some(1));
     wait_for("the orphaned host ends", || {
