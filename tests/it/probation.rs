@@ -131,6 +131,29 @@ async fn a_probation_is_rolled_back_by_hand_without_a_failed_request() {
     }
 }
 
+/// Ends a probation by `command` with one release of the two, the first or the second, that takes its time to stop.
+fn goes_on_after(command: &str, features: [&str; 2]) {
+    let settings = "[upgrade]\nprobation = \"10m\"\ndrain = \"1s\"\n";
+    let [one, two] = features;
+    let (one, two) = (release("faulty", one, "1.0.0"), release("faulty", two, "1.0.1"));
+    let node = Node::serving("relmgr-faulty", settings, &[&one, &two]);
+    let upgrade = begin(&node);
+    let done = node.relmgr(&[command]).ok();
+    assert!(done.stderr.contains("\n  drain "), "{done:?}");
+    node.relmgr(&["restart"]).ok();
+    ended(upgrade);
+}
+
+#[test]
+fn who_has_rolled_back_may_ask_for_the_next_operation() {
+    goes_on_after("rollback", ["", "stop-hangs"]);
+}
+
+#[test]
+fn who_has_committed_may_ask_for_the_next_operation() {
+    goes_on_after("commit", ["stop-hangs", ""]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_children_of_the_release_that_comes_back_run_again() {
     let settings = "[upgrade]\nprobation = \"10m\"\n";

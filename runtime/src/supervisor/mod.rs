@@ -25,6 +25,7 @@ mod conf;
 mod control;
 mod core_dump;
 mod handler;
+mod home_lock;
 mod host_process;
 mod last_words;
 mod listeners;
@@ -43,7 +44,6 @@ mod unretired;
 mod wrapper;
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -228,7 +228,7 @@ async fn begin(home: Home, settings: Settings, repository: Repository) -> Result
     let io = |path: std::path::PathBuf, what| move |source| RunError::Io { path, what, source };
     // 1. One supervisor a home.
     std::fs::create_dir_all(home.run()).map_err(io(home.run(), "written"))?;
-    let lock = take_lock(&home)?;
+    let lock = home_lock::take(&home)?;
     // 2. What is remembered, and what a death left behind.
     let record = journal::load(&home, &settings.app)?;
     tidy(&home, &record);
@@ -406,22 +406,6 @@ pub fn read_settings(home: &Home) -> Result<Settings, RunError> {
         Err(source) => return Err(RunError::ReadSettings { path, source }),
     };
     Settings::parse(&text).map_err(|source| RunError::Settings { path, source })
-}
-
-/// Takes the home's lock, which ends with the process however that ends.
-fn take_lock(home: &Home) -> Result<Flock<File>, RunError> {
-    let path = home.lock();
-    let opened = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let file = opened.map_err(|source| RunError::Io { path: path.clone(), what: "written", source })?;
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
-        let mut pid = String::new();
-        let _ = file.read_to_string(&mut pid);
-        RunError::Locked { pid: pid.trim().to_owned() }
-    })?;
-    // For people only: the lock is what counts, so this need not be durable.
-    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-    written.map_err(|source| RunError::Io { path, what: "written", source })?;
-    Ok(lock)
 }
 
 /// An operation that was under way when the last supervisor ended is over: the node boots what was recorded, the

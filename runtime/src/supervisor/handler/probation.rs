@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use relmgr_model::Version;
 use relmgr_model::conf::ConfReport;
-use relmgr_model::control::{Kind, Operation, OperationRequest, Outcome, Progress};
+use relmgr_model::control::{Kind, Operation, OperationRequest, Outcome, Progress, StepTime};
 use relmgr_model::host::{Answer, Command};
 use relmgr_model::manifest::Probe;
 use relmgr_model::plan::Step;
@@ -70,7 +70,8 @@ impl OnProbation {
         format!("{} is on probation until {ends_at}", self.version)
     }
 
-    /// Ends it as `request` asks, and tells how that went.
+    /// Ends it as `request` asks, and tells how that went: when the operation that it was part of is over, so that
+    /// who has heard the end may ask for the next one.
     pub async fn end(self, node: &Node, request: &OperationRequest, uid: u32, tell: &Listener) {
         let begun = Instant::now();
         let commits = request.kind == Kind::Commit;
@@ -78,15 +79,16 @@ impl OnProbation {
         let (to, step) =
             if commits { (self.version.clone(), Step::Commit) } else { (self.from.clone(), Step::Swap) };
         let (from, to) = (Some(self.version.clone()), Some(to));
-        let started =
-            Progress::Started { kind: request.kind, from: from.clone(), to: to.clone(), steps: vec![step] };
-        let _ = tell.send(started);
+        let steps = vec![step, Step::Drain];
+        let _ =
+            tell.send(Progress::Started { kind: request.kind, from: from.clone(), to: to.clone(), steps });
+        let _ = tell.send(Progress::StepStarted { step });
         let result = if request.dry_run { Ok(()) } else { self.order(kind, uid).await };
         let (outcome, error) = match result {
             Ok(()) => (Outcome::Done, None),
             Err(error) => (Outcome::Failed, Some(error)),
         };
-        let operation = Operation {
+        let mut operation = Operation {
             kind: request.kind,
             from,
             to,
@@ -102,7 +104,28 @@ impl OnProbation {
         if !request.dry_run {
             let _ = tell_history(node, &operation, Some(uid), milliseconds(begun), vec![]);
         }
+        if !request.dry_run && outcome == Outcome::Done {
+            self.see_off(node, (step, begun), &mut operation, tell).await;
+        }
         let _ = tell.send(Progress::Done(Box::new(operation)));
+    }
+
+    /// What made way finishes its requests; the operation ends with that.
+    async fn see_off(
+        &self,
+        node: &Node,
+        (step, begun): (Step, Instant),
+        operation: &mut Operation,
+        tell: &Listener,
+    ) {
+        let ms = milliseconds(begun);
+        let _ = tell.send(Progress::StepDone { step, ms, detail: None });
+        let _ = tell.send(Progress::StepStarted { step: Step::Drain });
+        let drained = Instant::now();
+        drop(node.operations.lock().await);
+        let drain = StepTime { step: Step::Drain, ms: milliseconds(drained) };
+        let _ = tell.send(Progress::StepDone { step: drain.step, ms: drain.ms, detail: None });
+        operation.steps = vec![StepTime { step, ms }, drain];
     }
 
     async fn order(&self, kind: Kind, uid: u32) -> Result<(), String> {
