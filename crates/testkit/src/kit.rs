@@ -345,7 +345,8 @@ impl Node {
         self.try_status().expect("the node answers")
     }
 
-    fn try_status(&self) -> Option<NodeStatus> {
+    /// The node's status, if it answers.
+    pub fn try_status(&self) -> Option<NodeStatus> {
         let done = self.relmgr(&["status", "--json"]);
         (done.code == 0).then(|| serde_json::from_str(&done.stdout).unwrap())
     }

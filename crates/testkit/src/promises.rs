@@ -19,7 +19,8 @@ const KNOWN: [&str; 8] =
 /// Waits until nothing is under way.
 pub fn settled(node: &Node) -> NodeStatus {
     wait_for("the node has settled", || {
-        Some(node.status()).filter(|status| matches!(status.phase, Phase::Steady | Phase::Probation))
+        // One that is traced may take longer than who asks has patience.
+        node.try_status().filter(|status| matches!(status.phase, Phase::Steady | Phase::Probation))
     })
 }
 
