@@ -348,16 +348,23 @@ async fn a_rollback_hands_the_state_back_or_goes_on_with_what_was_handed_over() 
     scene.node.relmgr(&["rollback"]).ok();
     assert_eq!((scene.get("/schema").await.as_str(), scene.all().await), ("1", numbers(&[("a", 6)])));
 
-    for told in ["down-panics", "down-hangs", "suspend-fails"] {
+    for (at, told) in ["down-panics", "down-hangs", "suspend-fails"].into_iter().enumerate() {
         wait_for("the operation is over", || scene.node.is_settled().then_some(()));
         scene.node.relmgr(&["upgrade", "1.0.3", "--retry", "--detach"]).ok();
         wait_for("it is on probation", || scene.node.status().probation_ends_at);
         scene.add("a", 1).await;
         scene.tell(told);
-        scene.node.relmgr(&["rollback"]).ok();
-        scene.tell("");
-        assert_eq!(scene.all().await, numbers(&[("a", 6)]), "{told}: as it was at the swap");
+        let rollback =
+            scene.node.command(&["rollback"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
         let told_of_loss = "1.0.1 goes on with the state that it had handed over, what changed since is lost";
+        let losses = |text: &str| {
+            text.lines().filter(|line| line.contains("WARN") && line.contains(told_of_loss)).count()
+        };
+        wait_for("the loss is logged", || (losses(&scene.node.log()) > at).then_some(()));
+        // What hangs may end now: the command waits for it.
+        scene.tell("");
+        Done::from(rollback.wait_with_output().unwrap()).ok();
+        assert_eq!(scene.all().await, numbers(&[("a", 6)]), "{told}: as it was at the swap");
         wait_for("the history tells of the loss", || {
             let history = std::fs::read_to_string(scene.node.home().join("history.jsonl")).unwrap();
             let last = history.lines().rfind(|line| line.contains("\"upgrade\"")).unwrap();
