@@ -19,6 +19,7 @@ async fn a_permanent_release_that_takes_its_host_along_serves_again_in_the_next_
         "overflows_its_stack",
         "exits",
         "eats_memory",
+        "outgrows_the_nodes_memory",
         "blocks_its_workers",
     ];
     for fault in faults.map(Fault::named) {

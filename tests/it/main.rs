@@ -20,6 +20,7 @@ mod kitchen;
 mod limits;
 mod live_poll;
 mod log;
+mod memory;
 mod new;
 mod points;
 mod probation;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::core_dump;
 use super::last_words::LastWords;
 use super::lock;
+use super::oom::{self, OomKills};
 use super::systemd;
 
 /// The executable that runs, whatever lies at its path today.
@@ -410,16 +412,37 @@ async fn watch_child(
     pending: Pending,
     died: watch::Sender<Option<String>>,
 ) {
-    let how = match waited.await {
-        Ok(status) => format!("{}{}", describe(status), core_dump::told(status, pid)),
-        Err(error) => error.to_string(),
+    let mut kills = OomKills::of(pid);
+    let mut waited = pin!(waited);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut waited => break ended,
+            () = tokio::time::sleep(oom::EVERY) => kills.look(),
+        }
+    };
+    let (how, by_the_kernel) = match ended {
+        Ok(status) => (format!("{}{}", describe(status), core_dump::told(status, pid)), kills.blame(status)),
+        Err(error) => (error.to_string(), None),
     };
     // What it wrote and said is complete when both pipes are closed; a process that it started may keep them open.
     let _ = tokio::time::timeout(WORDS_PATIENCE, heard).await;
-    let how = blame.get().map_or(how.clone(), |why| format!("{how}, since {why}"));
+    let how = with_blame(how, blame.get().or(by_the_kernel.as_ref()).map(String::as_str));
     died.send_replace(Some(how));
     // Drops the senders: everyone who waits for an answer looks at how it ended.
     lock(&pending).clear();
+}
+
+/// How a process ended, and why where that is known.
+pub fn with_blame(how: String, why: Option<&str>) -> String {
+    match why {
+        Some(why) => format!("{how}, since {why}"),
+        None => how,
+    }
+}
+
+/// Whether a process was ended by `signal`.
+pub fn was_killed_by(status: ExitStatus, signal: Signal) -> bool {
+    status.signal() == Some(signal as i32)
 }
 
 /// How a process ended, in words.
