@@ -39,4 +39,5 @@ mod supervisor;
 mod tables;
 mod tables_faults;
 mod tls;
+mod trial;
 mod webhooks;
