@@ -143,13 +143,14 @@ impl HostProcess {
         let numbers = std::iter::once(CHANNEL_FD).chain(FIRST_LISTENER_FD..);
         let mappings = sockets.zip(numbers).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
         command.fd_mappings(mappings.collect()).map_err(std::io::Error::other)?;
+        let kills = OomKills::begin();
         let mut child =
             tokio::process::Command::from(command).stderr(Stdio::piped()).kill_on_drop(false).spawn()?;
         let stderr = child.stderr.take().map(|stderr| stderr.into_owned_fd()).transpose()?;
         // Gone once it was waited for.
         let pid = child.id().unwrap_or(0);
         let left = Left { pid, ends: Ends { channel: ours.into(), stderr }, next_id: 1, last_words: vec![] };
-        Self::command(left, log, async move { child.wait().await })
+        Self::command(left, log, kills, async move { child.wait().await })
     }
 
     /// Goes on with a host that another image of this process has started: it is its child all the same.
@@ -163,12 +164,13 @@ impl HostProcess {
             let _ = told.send(wait_for(pid));
         })?;
         let gone = |_| std::io::Error::other("nobody waits for it");
-        Self::command(left, log, async move { status.await.map_err(gone).flatten() })
+        Self::command(left, log, OomKills::begin(), async move { status.await.map_err(gone).flatten() })
     }
 
     fn command(
         left: Left,
         log: LogFormat,
+        kills: OomKills,
         waited: impl Future<Output = std::io::Result<ExitStatus>> + Send + 'static,
     ) -> Result<Arc<Self>, SpawnError> {
         let Left { pid, ends, next_id, last_words } = left;
@@ -199,7 +201,7 @@ impl HostProcess {
         tokio::spawn(write_commands(writer, commands));
         let reading = tokio::spawn(read_replies(reader, pending.clone(), farewell));
         let heard = async move { tokio::join!(heard, reading) };
-        tokio::spawn(watch_child(pid, waited, heard, process.blame.clone(), pending, died));
+        tokio::spawn(watch_child(pid, kills, waited, heard, process.blame.clone(), pending, died));
         Ok(process)
     }
 
@@ -406,18 +408,18 @@ fn wait_for(pid: u32) -> std::io::Result<ExitStatus> {
 
 async fn watch_child(
     pid: u32,
+    mut kills: OomKills,
     waited: impl Future<Output = std::io::Result<ExitStatus>>,
     heard: impl Future,
     blame: Blame,
     pending: Pending,
     died: watch::Sender<Option<String>>,
 ) {
-    let mut kills = OomKills::of(pid);
     let mut waited = pin!(waited);
     let ended = loop {
         tokio::select! {
             ended = &mut waited => break ended,
-            () = tokio::time::sleep(oom::EVERY) => kills.look(),
+            () = tokio::time::sleep(oom::EVERY) => kills.look(pid),
         }
     };
     let (how, by_the_kernel) = match ended {

@@ -14,10 +14,9 @@ use super::host_process::was_killed_by;
 /// take its time to die: so what was counted before the last look but one belongs to another.
 pub const EVERY: Duration = Duration::from_secs(10);
 
-/// How often the control group of one process has lost a process that way.
+/// How often the control group of a process has lost one that way.
 #[derive(Debug)]
 pub struct OomKills {
-    pid: u32,
     /// The last two, the older one first.
     looks: VecDeque<Look>,
 }
@@ -29,17 +28,23 @@ struct Look {
 }
 
 impl OomKills {
-    /// Of the group of `pid`, from now on.
-    pub fn of(pid: u32) -> Self {
-        let mut kills = Self { pid, looks: VecDeque::new() };
-        kills.look();
+    /// Of this process's group, which those that it starts are in, from now on. To be called before the start: what is
+    /// started may be killed before anybody looks.
+    pub fn begin() -> Self {
+        let mut kills = Self { looks: VecDeque::new() };
+        kills.look_at("self");
         kills
     }
 
-    /// Forgets those before the last look but one. To be called [`EVERY`] so often.
-    pub fn look(&mut self) {
+    /// Forgets those before the last look but one; the process is `pid`, wherever it is now. To be called [`EVERY`] so
+    /// often.
+    pub fn look(&mut self, pid: u32) {
+        self.look_at(&pid.to_string());
+    }
+
+    fn look_at(&mut self, process: &str) {
         // A group that is not to be seen, or is none that counts memory, says nothing.
-        let Some(counter) = counter_of(self.pid) else { return };
+        let Some(counter) = counter_of(process) else { return };
         let Some(kills) = read(&counter) else { return };
         self.looks.push_back(Look { counter, kills });
         if self.looks.len() > 2 {
@@ -55,8 +60,8 @@ impl OomKills {
     }
 }
 
-fn counter_of(pid: u32) -> Option<PathBuf> {
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+fn counter_of(process: &str) -> Option<PathBuf> {
+    let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     find_counter(&groups, &mounts)
 }
@@ -162,7 +167,7 @@ mod tests {
         let count =
             |kills: u64| std::fs::write(&counter, format!("oom 9\noom_kill {kills}\noom_group_kill 0\n"));
         let look = |kills| Look { counter: counter.clone(), kills };
-        let of = |looks: [u64; 2]| OomKills { pid: 0, looks: looks.map(look).into() };
+        let of = |looks: [u64; 2]| OomKills { looks: looks.map(look).into() };
         let (killed, aborted) = (ExitStatus::from_raw(9), ExitStatus::from_raw(6));
         count(3).unwrap();
         assert_eq!(of([3, 3]).blame(killed), None, "somebody else has killed it");
@@ -176,8 +181,8 @@ mod tests {
 
     #[test]
     fn no_more_than_two_looks_are_kept() {
-        let mut kills = OomKills::of(std::process::id());
-        (0..5).for_each(|_| kills.look());
+        let mut kills = OomKills::begin();
+        (0..5).for_each(|_| kills.look(std::process::id()));
         assert!(kills.looks.len() <= 2, "{kills:?}");
     }
 }

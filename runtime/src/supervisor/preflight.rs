@@ -88,7 +88,8 @@ pub async fn try_release(
     limits: &Preflight,
     deadline: Duration,
 ) -> Result<String, PreflightError> {
-    run(start(path, state, None, limits)?, settings, limits, deadline).await
+    let kills = OomKills::begin();
+    run(Keeper::of(start(path, state, None, limits)?, kills), settings, limits, deadline).await
 }
 
 /// Has the library at `path` give the state in a file, of a schema version, in another form; what it says of that.
@@ -102,19 +103,20 @@ pub async fn give_back(
     limits: &Preflight,
     deadline: Duration,
 ) -> Result<String, PreflightError> {
-    run(start(path, Some(state), Some(back), limits)?, &serde_json::Value::Null, limits, deadline).await
+    let kills = OomKills::begin();
+    let keeper = Keeper::of(start(path, Some(state), Some(back), limits)?, kills);
+    run(keeper, &serde_json::Value::Null, limits, deadline).await
 }
 
 async fn run(
-    mut child: Child,
+    mut keeper: Keeper,
     settings: &serde_json::Value,
     limits: &Preflight,
     deadline: Duration,
 ) -> Result<String, PreflightError> {
-    let stdin = child.stdin.take();
-    let words = tokio::spawn(tail(child.stderr.take()));
-    let said = tokio::spawn(tail(child.stdout.take()));
-    let mut keeper = Keeper::of(child);
+    let stdin = keeper.child.stdin.take();
+    let words = tokio::spawn(tail(keeper.child.stderr.take()));
+    let said = tokio::spawn(tail(keeper.child.stdout.take()));
     let settings = settings.to_string();
     let run = async {
         if let Some(mut stdin) = stdin {
@@ -144,9 +146,9 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn of(child: Child) -> Self {
-        let pid = child.id().unwrap_or(0);
-        Self { _family: TrialFamily::of(&child), kills: OomKills::of(pid), child }
+    /// `kills` is of before its start.
+    fn of(child: Child, kills: OomKills) -> Self {
+        Self { _family: TrialFamily::of(&child), kills, child }
     }
 
     /// Its number, unless somebody has waited for it.
