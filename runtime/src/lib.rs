@@ -4,6 +4,7 @@ pub mod cli;
 pub mod conf;
 pub mod host;
 pub mod log;
+pub mod process;
 pub mod supervisor;
 pub mod tls;
 

@@ -1,11 +1,12 @@
-//! Hosts that die of the release that is permanent, when nobody watches it any more.
+//! Hosts that die of a release that nobody watches: one that is permanent, or one that goes.
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::kill;
+use relmgr_model::control::Phase;
 use relmgr_testkit::faults::{BAD, Fault, GOOD};
-use relmgr_testkit::kit::{node_that_blocks, release, wait_for};
+use relmgr_testkit::kit::{Node, node_that_blocks, release, wait_for};
 use relmgr_testkit::promises;
 use serde_json::Value;
 
@@ -19,6 +20,7 @@ async fn a_permanent_release_that_takes_its_host_along_serves_again_in_the_next_
         "overflows_its_stack",
         "exits",
         "eats_memory",
+        "outgrows_the_nodes_memory",
         "blocks_its_workers",
     ];
     for fault in faults.map(Fault::named) {
@@ -80,11 +82,54 @@ async fn a_host_that_is_stuck_ends_with_its_supervisor_and_keeps_no_address() {
     assert_eq!(get(address, "/").await, (200, "1.0.0".into()));
 }
 
+/// A node that serves the first of `releases`, one of which aborts when it is to stop.
+fn node_that_aborts_at_the_end(settings: &str, releases: [(&str, &str); 2]) -> Node {
+    let mut node = Node::new("relmgr-faulty", settings);
+    for (features, version) in releases {
+        node.publish(&release("faulty", features, version));
+    }
+    node.start_with(&[("RELMGR_TEST_DEFECT", "aborts in its stop")]);
+    node.relmgr(&["upgrade", releases[0].1]).ok();
+    node
+}
+
+/// What it did wrong is told, and how often hosts have died is counted, but nothing else has come of it.
+async fn the_next_host_serves(node: &Node, version: &str) {
+    wait_for("the host is replaced", || (node.status().host_restarts == 1).then_some(()));
+    assert_eq!(get(node.address(), "/").await, (200, version.into()));
+    assert_eq!(node.status().permanent.unwrap().to_string(), version);
+    wait_for("its end is told", || {
+        let history = node.relmgr(&["history", "--json"]).ok().json();
+        let restart = history.as_array().unwrap().iter().find(|entry| entry["kind"] == "restart")?.clone();
+        assert_eq!((&restart["outcome"], &restart["to"]), (&"done".into(), &version.into()), "{restart}");
+        restart["error"].as_str().unwrap().contains("signal 6 SIGABRT").then_some(())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_release_that_aborts_in_its_stop_undoes_no_upgrade() {
+    let node = node_that_aborts_at_the_end("", [("shows-late", GOOD), ("second", BAD)]);
+    let done = node.relmgr(&["upgrade", BAD]).ok();
+    assert!(done.stderr.contains("1.0.0 was not retired: the host died (signal 6 SIGABRT"), "{done:?}");
+    the_next_host_serves(&node, BAD).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_release_that_aborts_in_its_stop_undoes_no_rollback() {
+    let settings = "[upgrade]\nprobation = \"10m\"\n";
+    let node = node_that_aborts_at_the_end(settings, [("", GOOD), ("shows-late", BAD)]);
+    let mut upgrade = node.command(&["upgrade", BAD]).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("it is on probation", || (node.status().phase == Phase::Probation).then_some(()));
+    node.relmgr(&["rollback"]).ok();
+    assert_eq!(upgrade.wait().unwrap().code(), Some(3));
+    the_next_host_serves(&node, GOOD).await;
+}
+
 #[test]
 fn steps_are_told_as_they_happen() {
     use std::io::{BufRead, BufReader};
 
-    let mut node = relmgr_testkit::kit::Node::new("relmgr-faulty", "[upgrade]\nstart = \"60s\"\n");
+    let mut node = Node::new("relmgr-faulty", "[upgrade]\nstart = \"60s\"\n");
     let told = node.home().join("hangs");
     node.publish(&release("faulty", "start-of-environment", "1.0.0"));
     node.start_with(&[("RELMGR_TEST_START", told.to_str().unwrap())]);
@@ -97,7 +142,7 @@ fn steps_are_told_as_they_happen() {
     assert!(preflight.is_some_and(|line| line.contains("ms")), "with its time");
     assert!(upgrade.try_wait().unwrap().is_none(), "it goes on");
     let status = node.status();
-    assert_eq!(status.phase, relmgr_model::control::Phase::Upgrading);
+    assert_eq!(status.phase, Phase::Upgrading);
     node.kill_supervisor();
     assert_eq!(upgrade.wait().unwrap().code(), Some(1));
 }

@@ -53,6 +53,7 @@ faults!(
     exits,
     blocks_its_workers,
     eats_memory,
+    outgrows_the_nodes_memory,
 );
 
 #[test]

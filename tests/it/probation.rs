@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::client::{Load, get};
 use crate::faulty::altered_of;
-use relmgr_testkit::kit::{Done, Node, Release, bin, release, wait_for};
+use relmgr_testkit::kit::{Done, Node, Release, release, wait_for};
 
 /// Watched for longer than any test waits.
 const WATCHED: &str = "[upgrade]\nprobation = \"50s\"\ndrain = \"1s\"\nhealth = \"1s\"\n\
@@ -343,93 +343,4 @@ async fn the_operators_hook_is_told_and_holds_up_nothing() {
     let line: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
     assert_eq!((&line["app"], &line["kind"]), (&"relmgr-faulty".into(), &"upgrade".into()));
     assert_eq!((&line["outcome"], &line["to"]), (&"rolled_back".into(), &"1.0.1".into()));
-}
-
-/// A node that serves 1.0.0, and whose trial of 1.0.1 meets `check`.
-fn node_with_trial(settings: &str, check: &str, pid: &std::path::Path) -> Node {
-    let mut node = Node::new("relmgr-faulty", settings);
-    node.publish(&good());
-    node.publish(&release("faulty", "shows-late", "1.0.1"));
-    node.start_with(&[("RELMGR_TEST_CHECK", check), ("RELMGR_TEST_PID", pid.to_str().unwrap())]);
-    node.relmgr(&["upgrade", "1.0.0"]).ok();
-    node
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trial_that_takes_too_much_is_ended_and_the_node_serves_on() {
-    let limits = "[preflight]\ncpu = \"1s\"\nmemory_bytes = 268435456\nfiles = 64\n";
-    let cases: [(&str, &[&str]); 3] = [
-        ("spins", &["more than 1s of processor time (preflight.cpu in relmgr.toml)"]),
-        ("eats memory", &["more than 268435456 bytes of memory (preflight.memory_bytes in relmgr.toml)"]),
-        ("opens files", &["preflight refused it", "Too many open files"]),
-    ];
-    for (check, words) in cases {
-        let node = node_with_trial(limits, check, std::path::Path::new("/dev/null"));
-        let host = node.host_pid();
-        node.relmgr(&["upgrade"]).failed(1, words);
-        assert_eq!(get(node.address(), "/").await, (200, "1.0.0".into()));
-        assert_eq!(node.host_pid(), host);
-    }
-}
-
-#[test]
-fn a_trial_that_sleeps_is_ended_at_its_deadline_with_the_child_that_it_waits_for() {
-    let place = tempfile::tempdir().unwrap();
-    let pid = place.path().join("pid");
-    let node = node_with_trial("[upgrade]\nstart = \"1s\"\n", "sleeps", &pid);
-    let host = node.host_pid();
-    node.relmgr(&["upgrade"]).failed(1, &["preflight took longer than 6s and was ended"]);
-    assert_eq!((node.current().as_deref(), node.host_pid()), (Some("1.0.0"), host));
-    has_ended(&pid);
-}
-
-#[test]
-fn a_trial_does_not_speak_with_the_node_that_tries_it() {
-    let place = tempfile::tempdir().unwrap();
-    let told = place.path().join("told");
-    for check in ["stops the node", "asks by a daemon"] {
-        let mut node = Node::new("relmgr-faulty", "");
-        let (home, socket) = (node.home(), node.home().join("run/control.sock"));
-        node.publish(&good());
-        node.publish(&release("faulty", "shows-late", "1.0.1"));
-        node.start_with(&[
-            ("RELMGR_TEST_CHECK", check),
-            ("RELMGR_TEST_PID", told.to_str().unwrap()),
-            ("RELMGR_TEST_SOCKET", socket.to_str().unwrap()),
-            ("RELMGR_TEST_RELMGR", bin("relmgr").to_str().unwrap()),
-            ("RELMGR_HOME", home.to_str().unwrap()),
-        ]);
-        node.relmgr(&["upgrade", "1.0.0"]).ok();
-        let done = node.relmgr(&["upgrade"]);
-        if check == "stops the node" {
-            done.failed(1, &["403 Forbidden", "a release on trial does not speak with the node"]);
-        } else {
-            done.ok();
-            assert_eq!(std::fs::read_to_string(&told).unwrap().trim(), "1", "refused");
-        }
-        assert!(node.is_running() && node.log().contains("POST /v1/stop"), "{}", node.log());
-        // Everybody else does.
-        node.relmgr(&["ping"]).ok();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trial_inherits_no_socket_and_leaves_no_process() {
-    let place = tempfile::tempdir().unwrap();
-    let pid = place.path().join("pid");
-    node_with_trial("", "looks around", &pid).relmgr(&["upgrade"]).ok();
-    // It holds the trial's stderr, for which nobody waits.
-    node_with_trial("", "leaves a process", &pid).relmgr(&["upgrade"]).ok();
-    has_ended(&pid);
-}
-
-/// The process whose number is in the file `pid` ends, or has.
-fn has_ended(pid: &std::path::Path) {
-    let left: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
-    let left = nix::unistd::Pid::from_raw(left);
-    // Whoever reaps it takes its time; a zombie has ended too.
-    wait_for("what it left has ended", || {
-        let state = std::fs::read_to_string(format!("/proc/{left}/stat")).unwrap_or_default();
-        (kill(left, None).is_err() || state.contains(") Z ")).then_some(())
-    });
 }

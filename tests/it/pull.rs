@@ -87,28 +87,39 @@ fn an_empty_node_is_ready_when_it_serves_what_nobody_told_it_to() {
     assert!(shown.contains("  pull  "), "{shown}");
 }
 
+/// A node that follows the bucket of `server`, which it reaches at `endpoint`; it does not run yet.
+fn follower(server: &S3Server, endpoint: &str) -> Node {
+    let node = Node::new("relmgr-faulty", "");
+    let settings = format!(
+        "app = \"relmgr-faulty\"\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[upgrade]\nprobation = \"0s\"\n[repository]\n\
+         url = \"{}\"\nendpoint_url = \"{endpoint}\"\nallow_unsigned = true\n[pull]\nat_boot = true\n\
+         interval = \"1s\"\n",
+        server.url(),
+    );
+    std::fs::write(node.home().join("relmgr.toml"), settings).unwrap();
+    node
+}
+
+/// Starts `node` with what it needs to read the bucket of `server`.
+fn start(node: &mut Node, server: &S3Server) {
+    let environment = server.environment();
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    node.start_with(&environment);
+}
+
+fn publish(server: &S3Server, release: &Release) {
+    let mut command = Command::new(bin("cargo-relmgr"));
+    command.args(["relmgr", "publish", "--no-delta", "--repository", &server.url()]).arg(&release.out);
+    Done::from(command.envs(server.environment()).output().unwrap()).ok();
+}
+
 #[test]
 fn a_node_whose_bucket_is_away_serves_and_follows_when_it_is_back() {
     let (one, two) = releases();
     let server = S3Server::start();
-    let mut node = Node::new("relmgr-faulty", "");
-    let settings = format!(
-        "app = \"relmgr-faulty\"\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[upgrade]\nprobation = \"0s\"\n[repository]\n\
-         url = \"{}\"\nendpoint_url = \"{}\"\nallow_unsigned = true\n[pull]\nat_boot = true\ninterval = \"1s\"\n",
-        server.url(),
-        server.endpoint()
-    );
-    std::fs::write(node.home().join("relmgr.toml"), settings).unwrap();
-    let environment = server.environment();
-    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let publish = |release: &Release| {
-        let mut command = Command::new(bin("cargo-relmgr"));
-        command.args(["relmgr", "publish", "--no-delta", "--repository", &server.url()]).arg(&release.out);
-        let done: Done = command.envs(environment.iter().copied()).output().unwrap().into();
-        done.ok();
-    };
-    publish(&one);
-    node.start_with(&environment);
+    let mut node = follower(&server, &server.endpoint());
+    publish(&server, &one);
+    start(&mut node, &server);
     wait_for_current(&node, "1.0.0");
     // Away in an interval: it is told, and nothing else happens.
     server.answer("VERSION", usize::MAX, 400, "InternalFault");
@@ -116,11 +127,11 @@ fn a_node_whose_bucket_is_away_serves_and_follows_when_it_is_back() {
     assert_eq!(node.current().as_deref(), Some("1.0.0"));
     // Away at boot: what is permanent serves.
     node.kill_supervisor();
-    node.start_with(&environment);
+    start(&mut node, &server);
     assert_eq!(node.current().as_deref(), Some("1.0.0"));
     wait_for_outcome(&node, Outcome::Unavailable);
     server.settle();
-    publish(&two);
+    publish(&server, &two);
     wait_for_current(&node, "1.0.1");
     assert_eq!(history(&node).len(), 2, "what was not heard is no operation");
 }
@@ -244,24 +255,10 @@ fn a_node_serves_whatever_its_bucket_does_and_an_empty_one_serves_when_it_is_bac
     let (one, two) = releases();
     let server = S3Server::start();
     let (address, door, hung) = front(server.address());
-    let mut node = Node::new("relmgr-faulty", "");
-    let settings = format!(
-        "app = \"relmgr-faulty\"\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[upgrade]\nprobation = \"0s\"\n[repository]\n\
-         url = \"{}\"\nendpoint_url = \"http://{address}\"\nallow_unsigned = true\n[pull]\nat_boot = true\n\
-         interval = \"1s\"\n",
-        server.url(),
-    );
-    std::fs::write(node.home().join("relmgr.toml"), settings).unwrap();
-    let environment = server.environment();
-    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let publish = |release: &Release| {
-        let mut command = Command::new(bin("cargo-relmgr"));
-        command.args(["relmgr", "publish", "--no-delta", "--repository", &server.url()]).arg(&release.out);
-        Done::from(command.envs(environment.iter().copied()).output().unwrap()).ok();
-    };
+    let mut node = follower(&server, &format!("http://{address}"));
     // Nothing serves yet, and nobody listens there: it goes on asking.
-    publish(&one);
-    node.start_with(&environment);
+    publish(&server, &one);
+    start(&mut node, &server);
     wait_for("a check", || node.log().contains("pull: ").then_some(()));
     assert_eq!(node.current(), None);
     *door.lock().unwrap() = Door::Open;
@@ -270,17 +267,17 @@ fn a_node_serves_whatever_its_bucket_does_and_an_empty_one_serves_when_it_is_bac
     *door.lock().unwrap() = Door::Shut;
     wait_for_outcome(&node, Outcome::Unavailable);
     node.kill_supervisor();
-    node.start_with(&environment);
+    start(&mut node, &server);
     assert_eq!(node.current().as_deref(), Some("1.0.0"));
     wait_for_outcome(&node, Outcome::Unavailable);
     // Somebody listens and says nothing: what is permanent serves before there is an answer.
     node.kill_supervisor();
     *door.lock().unwrap() = Door::Hangs;
-    node.start_with(&environment);
+    start(&mut node, &server);
     assert_eq!(node.current().as_deref(), Some("1.0.0"));
     wait_for("a check hangs", || (hung.load(Ordering::SeqCst) > 0).then_some(()));
     node.relmgr(&["restart"]).ok();
-    publish(&two);
+    publish(&server, &two);
     *door.lock().unwrap() = Door::Open;
     wait_for_current(&node, "1.0.1");
     assert_eq!(history(&node).iter().filter(|entry| entry["kind"] == "upgrade").count(), 2);

@@ -18,9 +18,23 @@ const SETTINGS: &str = "[upgrade]\nstart = \"1s\"\nhealth = \"1s\"\ndrain = \"1s
                         [upgrade.thresholds]\nhealth_every = \"100ms\"\n\
                         [supervisor]\nheartbeat = \"1s\"\n";
 
-/// What the host of a fault that eats memory may write to, in bytes: what a machine's or a unit's limit would do
-/// to it, without the machine.
+/// A host stands still for a while before the kernel kills it for want of memory: nothing else is to be to blame.
+const PATIENT: &str = "[upgrade]\nhealth = \"50s\"\ndrain = \"1s\"\nprobation = \"50s\"\n\
+                       [upgrade.thresholds]\nlatency = \"50s\"\n\
+                       [supervisor]\nheartbeat = \"50s\"\n";
+
+/// What the host of a fault that eats memory may have, in bytes.
 const MEMORY: u64 = 512 << 20;
+
+/// What keeps a node from all of the machine's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    None,
+    /// The host is refused more (RLIMIT_DATA).
+    Host,
+    /// The kernel kills when the node has more: a unit's or a container's limit.
+    Node,
+}
 
 /// Where the node stops a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,16 +89,25 @@ pub struct Fault {
     pub last_words: &'static str,
     /// Why its code stays in memory, in `relmgr status`; empty: it does not.
     pub pinned: &'static str,
-    /// Whether the host's memory is limited.
-    limited: bool,
+    /// What limits its memory.
+    limit: Limit,
 }
 
 const fn before(name: &'static str, features: &'static str, says: &'static [&'static str]) -> Fault {
-    Fault { name, features, defect: "", end: End::Refused, says, last_words: "", pinned: "", limited: false }
+    Fault {
+        name,
+        features,
+        defect: "",
+        end: End::Refused,
+        says,
+        last_words: "",
+        pinned: "",
+        limit: Limit::None,
+    }
 }
 
 const fn late(name: &'static str, defect: &'static str, end: End, says: &'static [&'static str]) -> Fault {
-    Fault { name, features: "shows-late", defect, end, says, last_words: "", pinned: "", limited: false }
+    Fault { name, features: "shows-late", defect, end, says, last_words: "", pinned: "", limit: Limit::None }
 }
 
 /// Every fault.
@@ -155,7 +178,7 @@ pub const FAULTS: &[Fault] = &[
     // Nobody watches how many threads a release has: the limit of the node's unit makes it a fault that shows.
     Fault {
         pinned: "which it started, still runs",
-        limited: true,
+        limit: Limit::Host,
         ..late("leaks_threads", "leaks threads", End::RolledBack, &["panics in", "no thread is to be had"])
     },
     Fault {
@@ -188,8 +211,17 @@ pub const FAULTS: &[Fault] = &[
     ),
     Fault {
         last_words: "memory allocation of",
-        limited: true,
+        limit: Limit::Host,
         ..late("eats_memory", "eats memory", End::HostDied, &["the host died", "signal 6 SIGABRT"])
+    },
+    Fault {
+        limit: Limit::Node,
+        ..late(
+            "outgrows_the_nodes_memory",
+            "eats memory",
+            End::HostDied,
+            &["the host died", "signal 9 SIGKILL, since the kernel killed it for want of memory"],
+        )
     },
 ];
 
@@ -201,12 +233,21 @@ impl Fault {
 
     /// A node that serves [`GOOD`], with this fault published as [`BAD`].
     pub fn node(&self) -> Node {
-        let mut node = Node::new("relmgr-faulty", SETTINGS);
+        self.node_with("")
+    }
+
+    /// The same with more settings of the supervisor.
+    pub fn node_with(&self, supervisor: &str) -> Node {
+        let settings = if self.limit == Limit::Node { PATIENT } else { SETTINGS };
+        let mut node = Node::new("relmgr-faulty", &format!("{settings}{supervisor}"));
+        if self.limit == Limit::Node {
+            node.limit_memory(MEMORY);
+        }
         node.publish(&release("faulty", "", GOOD));
         node.publish(&release("faulty", self.features, BAD));
         node.start_with(&[("RELMGR_TEST_DEFECT", self.defect)]);
         node.relmgr(&["upgrade", GOOD]).ok();
-        if self.limited {
+        if self.limit == Limit::Host {
             let (pid, limit) = (node.host_pid().to_string(), format!("--data={MEMORY}"));
             let done = Command::new("prlimit").args(["--pid", &pid, &limit]).output().unwrap();
             Done::from(done).ok();

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use relmgr_model::control::NodeStatus;
 use serde_json::Value;
 
+use crate::memory::MemoryGroup;
 use crate::process;
 use crate::started::Started;
 use crate::trace::Watch;
@@ -212,6 +213,7 @@ pub struct Node {
     root: tempfile::TempDir,
     supervisor: Option<Started>,
     address: Option<SocketAddr>,
+    memory: Option<MemoryGroup>,
 }
 
 impl Node {
@@ -219,7 +221,7 @@ impl Node {
     /// relmgr.toml. Releases are committed at once unless it says how long their probation is.
     pub fn new(app: &str, extra: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let node = Self { root, supervisor: None, address: None };
+        let node = Self { root, supervisor: None, address: None, memory: None };
         std::fs::create_dir(node.home()).unwrap();
         std::fs::create_dir(node.repository()).unwrap();
         let settings = format!(
@@ -281,6 +283,16 @@ impl Node {
         self.wait_up();
     }
 
+    /// Gives the node, which does not run yet, no more memory than that, from its next start on.
+    pub fn limit_memory(&mut self, bytes: u64) {
+        self.memory = Some(MemoryGroup::new(bytes));
+    }
+
+    /// The group of a node whose memory is limited.
+    pub fn memory(&self) -> &MemoryGroup {
+        self.memory.as_ref().expect("its memory is limited")
+    }
+
     /// As [`Node::start`], the supervisor's calls seen by `watch`.
     pub fn start_traced(&mut self, watch: &Watch) {
         self.spawn_traced(watch);
@@ -294,7 +306,17 @@ impl Node {
 
     fn spawn(&mut self, environment: &[(&str, &str)], watch: Option<&Watch>) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(bin("relmgr"));
+        let mut command = match &self.memory {
+            None => Command::new(bin("relmgr")),
+            Some(group) => {
+                let mut command = Command::new("/bin/sh");
+                command
+                    .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+                    .arg(group.members())
+                    .arg(bin("relmgr"));
+                command
+            }
+        };
         command.arg("run").arg("--home").arg(self.home()).envs(environment.iter().copied());
         // Where a core may come to lie.
         command.current_dir(self.root.path());

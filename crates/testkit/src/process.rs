@@ -26,6 +26,12 @@ fn of_status(pid: i32, name: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// How much sooner than others of its size the process `pid` is ended when there is no memory, as proc_pid_oom_score_adj(5)
+/// has it.
+pub fn oom_score_adj(pid: i32) -> i32 {
+    std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+}
+
 /// The files below `directory` that the process `pid` has mapped.
 pub fn mapped_below(pid: i32, directory: &Path) -> Vec<String> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();

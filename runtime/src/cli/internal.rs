@@ -9,8 +9,9 @@ use relmgr_model::home::Home;
 use relmgr_model::host::CHANNEL_FD;
 use relmgr_model::settings::LogFormat;
 
+use crate::host::keeper::{self, Part};
 use crate::host::preflight::GiveBack;
-use crate::{host, log, supervisor};
+use crate::{host, log, process, supervisor};
 
 /// Serve traffic (started by the supervisor)
 #[derive(Debug, clap::Args)]
@@ -78,28 +79,31 @@ pub(super) fn host(HostArgs { json_log }: HostArgs) -> ExitCode {
     if let Err(error) = of_the_supervisor.thread_block() {
         tracing::warn!(%error, "signals to the whole node will end the host at once");
     }
+    if let Err(error) = process::end_before_the_supervisor() {
+        tracing::warn!(%error, "when memory runs out, the kernel may end the supervisor instead of the host");
+    }
     host::run()
 }
 
 pub(super) fn preflight(args: PreflightArgs) -> ExitCode {
-    let confined = host::preflight::confine(args.cpu_seconds, args.memory_bytes, args.files);
+    let confined = match keeper::part() {
+        Ok(Part::Keeper(trial)) => return keeper::keep(trial),
+        Ok(Part::Trial) => host::preflight::confine(args.cpu_seconds, args.memory_bytes, args.files),
+        Err(error) => Err(error),
+    };
     // Its words are for people: they stand in the error of whoever started it.
     init_log(LogFormat::Text);
-    match confined {
-        Ok(()) => {
-            let state = args.state.as_deref().zip(args.schema);
-            match (state, args.give.zip(args.into)) {
-                (Some(state), Some((schema, into))) => {
-                    let back = GiveBack { schema, into, most: args.most };
-                    host::preflight::run_back(&args.library, state, &back)
-                }
-                _ => host::preflight::run(&args.library, state),
-            }
+    if let Err(error) = confined {
+        tracing::error!(%error, "the trial cannot be confined");
+        return ExitCode::FAILURE;
+    }
+    let state = args.state.as_deref().zip(args.schema);
+    match (state, args.give.zip(args.into)) {
+        (Some(state), Some((schema, into))) => {
+            let back = GiveBack { schema, into, most: args.most };
+            host::preflight::run_back(&args.library, state, &back)
         }
-        Err(error) => {
-            tracing::error!(%error, "the trial cannot be confined");
-            ExitCode::FAILURE
-        }
+        _ => host::preflight::run(&args.library, state),
     }
 }
 

@@ -23,6 +23,7 @@ pub mod elf;
 pub mod front;
 pub mod gate;
 pub mod generation;
+pub mod keeper;
 pub mod lend;
 pub mod loader;
 pub mod measures;

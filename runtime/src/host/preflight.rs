@@ -1,6 +1,7 @@
 //! `relmgr preflight`: the trial of a release in a process that is thrown away.
 //!
-//! 0. Limit what this process may use, close what it may have inherited.
+//! 0. Become one of two processes: the trial, and the one that ends it with all its descendants (`host::keeper`).
+//!    Limit what the trial may use.
 //! 1. Read the file as ELF: what it is not is said in words that the dynamic linker does not have.
 //! 2. Open it: static initialisers run, missing libraries and symbols show.
 //! 3. Compare the fixed header and the fingerprint, as the host will.
@@ -27,7 +28,7 @@ use relmgr_model::manifest::AbiVersion;
 use super::app;
 use super::lend;
 use super::loader::library::Library;
-use super::loader::sys;
+use crate::process;
 
 /// What a release that passed says of itself: one line on stdout.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -65,18 +66,15 @@ fn told(tried: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// Limits what this process may use and touch, before a line of the release's code runs: processor time, memory that
-/// is written to, open files, no core. What the supervisor's parent left open is closed, and the process ends with
-/// the supervisor.
+/// Limits what this process may use, before a line of the release's code runs: processor time, memory that is written
+/// to, open files. Where memory runs out it is the first to be ended, not the host that serves.
 ///
 /// # Errors
 /// What the system says.
 pub fn confine(cpu_seconds: u64, memory_bytes: u64, files: u64) -> std::io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
-    use nix::sys::signal::Signal;
 
-    sys::close_from(3);
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    process::end_first()?;
     // A second more until SIGKILL, should SIGXCPU be caught.
     setrlimit(Resource::RLIMIT_CPU, cpu_seconds, cpu_seconds.saturating_add(1))?;
     if memory_bytes > 0 {
@@ -84,7 +82,6 @@ pub fn confine(cpu_seconds: u64, memory_bytes: u64, files: u64) -> std::io::Resu
         setrlimit(Resource::RLIMIT_DATA, memory_bytes, memory_bytes)?;
     }
     setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     Ok(())
 }
 

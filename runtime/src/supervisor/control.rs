@@ -75,7 +75,7 @@ pub async fn serve(node: Arc<Node>, listener: UnixListener) {
 }
 
 async fn serve_one(node: Arc<Node>, stream: UnixStream) {
-    let peer = match Peer::of(&stream).await {
+    let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
         Err(error) => return tracing::warn!(%error, "the control socket's peer"),
     };

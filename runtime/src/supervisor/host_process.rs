@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::core_dump;
 use super::last_words::LastWords;
 use super::lock;
+use super::oom::{self, OomKills};
 use super::systemd;
 
 /// The executable that runs, whatever lies at its path today.
@@ -141,13 +143,14 @@ impl HostProcess {
         let numbers = std::iter::once(CHANNEL_FD).chain(FIRST_LISTENER_FD..);
         let mappings = sockets.zip(numbers).map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
         command.fd_mappings(mappings.collect()).map_err(std::io::Error::other)?;
+        let kills = OomKills::begin();
         let mut child =
             tokio::process::Command::from(command).stderr(Stdio::piped()).kill_on_drop(false).spawn()?;
         let stderr = child.stderr.take().map(|stderr| stderr.into_owned_fd()).transpose()?;
         // Gone once it was waited for.
         let pid = child.id().unwrap_or(0);
         let left = Left { pid, ends: Ends { channel: ours.into(), stderr }, next_id: 1, last_words: vec![] };
-        Self::command(left, log, async move { child.wait().await })
+        Self::command(left, log, kills, async move { child.wait().await })
     }
 
     /// Goes on with a host that another image of this process has started: it is its child all the same.
@@ -161,12 +164,13 @@ impl HostProcess {
             let _ = told.send(wait_for(pid));
         })?;
         let gone = |_| std::io::Error::other("nobody waits for it");
-        Self::command(left, log, async move { status.await.map_err(gone).flatten() })
+        Self::command(left, log, OomKills::begin(), async move { status.await.map_err(gone).flatten() })
     }
 
     fn command(
         left: Left,
         log: LogFormat,
+        kills: OomKills,
         waited: impl Future<Output = std::io::Result<ExitStatus>> + Send + 'static,
     ) -> Result<Arc<Self>, SpawnError> {
         let Left { pid, ends, next_id, last_words } = left;
@@ -197,7 +201,7 @@ impl HostProcess {
         tokio::spawn(write_commands(writer, commands));
         let reading = tokio::spawn(read_replies(reader, pending.clone(), farewell));
         let heard = async move { tokio::join!(heard, reading) };
-        tokio::spawn(watch_child(pid, waited, heard, process.blame.clone(), pending, died));
+        tokio::spawn(watch_child(pid, kills, waited, heard, process.blame.clone(), pending, died));
         Ok(process)
     }
 
@@ -404,22 +408,43 @@ fn wait_for(pid: u32) -> std::io::Result<ExitStatus> {
 
 async fn watch_child(
     pid: u32,
+    mut kills: OomKills,
     waited: impl Future<Output = std::io::Result<ExitStatus>>,
     heard: impl Future,
     blame: Blame,
     pending: Pending,
     died: watch::Sender<Option<String>>,
 ) {
-    let how = match waited.await {
-        Ok(status) => format!("{}{}", describe(status), core_dump::told(status, pid)),
-        Err(error) => error.to_string(),
+    let mut waited = pin!(waited);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut waited => break ended,
+            () = tokio::time::sleep(oom::EVERY) => kills.look(pid),
+        }
+    };
+    let (how, by_the_kernel) = match ended {
+        Ok(status) => (format!("{}{}", describe(status), core_dump::told(status, pid)), kills.blame(status)),
+        Err(error) => (error.to_string(), None),
     };
     // What it wrote and said is complete when both pipes are closed; a process that it started may keep them open.
     let _ = tokio::time::timeout(WORDS_PATIENCE, heard).await;
-    let how = blame.get().map_or(how.clone(), |why| format!("{how}, since {why}"));
+    let how = with_blame(how, blame.get().or(by_the_kernel.as_ref()).map(String::as_str));
     died.send_replace(Some(how));
     // Drops the senders: everyone who waits for an answer looks at how it ended.
     lock(&pending).clear();
+}
+
+/// How a process ended, and why where that is known.
+pub fn with_blame(how: String, why: Option<&str>) -> String {
+    match why {
+        Some(why) => format!("{how}, since {why}"),
+        None => how,
+    }
+}
+
+/// Whether a process was ended by `signal`.
+pub fn was_killed_by(status: ExitStatus, signal: Signal) -> bool {
+    status.signal() == Some(signal as i32)
 }
 
 /// How a process ended, in words.

@@ -15,7 +15,7 @@
 //!   ├─ unretired another host for one that holds too many libraries
 //!   ├─ tell      the operator's commands and webhooks
 //!   ├─ takeover  another relmgr in the place of this one
-//!   ├─ host_process, preflight   the two kinds of children of ours
+//!   ├─ host_process, preflight   the two kinds of children of ours; core_dump, oom: what they died of
 //!   └─ systemd, wrapper   who started it, and whose scripts call it
 //! ```
 
@@ -30,6 +30,7 @@ mod host_process;
 mod last_words;
 mod listeners;
 mod node;
+mod oom;
 mod peer;
 mod preflight;
 mod pull;

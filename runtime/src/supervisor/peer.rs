@@ -1,19 +1,45 @@
 //! Who is at the other end of a connection to the control socket.
 //!
 //! A release on trial has the node's user, so the socket's mode lets it in; yet what is tried is not to speak with the
-//! node that tries it. The trial is started with a variable in its environment, which whatever it starts inherits, in
-//! a session of its own or as an orphan too; and the kernel says which process has connected.
+//! node that tries it. The kernel says which process has connected; one among whose ancestors there is the keeper of a
+//! trial is refused. An orphan stays a descendant of the keeper (`host::keeper`), whatever group, session, user or
+//! environment it has, and none outlives the trial.
 //!
-//! It is no wall: a process that means harm starts another without the variable. Such a release does harm as soon as it
-//! serves, and it is signatures that keep it out. This keeps out what does not know where it runs: a `check` that asks
-//! the node for its version, a library that reloads or stops "its" service.
+//! It is no wall: a process that means harm has another one ask, at or sshd or the keeper's debugger. Such a release
+//! does harm as soon as it serves, and it is signatures that keep it out. This keeps out what does not know where it
+//! runs: a `check` that asks the node for its version, a library that reloads or stops "its" service.
 
-use std::io::ErrorKind;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 
+use nix::unistd::Pid;
 use tokio::net::UnixStream;
+use tokio::process::Child;
 
-/// Set for a trial, and so for all that it starts.
-pub const TRIAL: &str = "RELMGR_TRIAL";
+use super::lock;
+use crate::process;
+
+/// The keepers of the trials that run.
+static KEEPERS: Mutex<BTreeSet<Pid>> = Mutex::new(BTreeSet::new());
+
+/// A trial that runs, or whatever starts one: its descendants are known as long as this lives.
+#[derive(Debug)]
+pub struct TrialFamily(Pid);
+
+impl TrialFamily {
+    /// That of a `keeper` that was started. `None`: it has ended, and was waited for.
+    pub fn of(keeper: &Child) -> Option<Self> {
+        let keeper = Pid::from_raw(keeper.id()?.try_into().ok()?);
+        lock(&KEEPERS).insert(keeper);
+        Some(Self(keeper))
+    }
+}
+
+impl Drop for TrialFamily {
+    fn drop(&mut self) {
+        lock(&KEEPERS).remove(&self.0);
+    }
+}
 
 /// Who has connected.
 #[derive(Debug, Clone, Copy)]
@@ -30,50 +56,74 @@ impl Peer {
     /// # Errors
     /// What the system says; so too when the process is gone already: it waits for no answer, and nobody can say what
     /// it was.
-    pub async fn of(stream: &UnixStream) -> std::io::Result<Self> {
+    pub fn of(stream: &UnixStream) -> std::io::Result<Self> {
         let peer = stream.peer_cred()?;
-        let uid = peer.uid();
-        // A trial has the node's user. Without a number it lives in another namespace of processes, where none does.
-        let pid = peer.pid().filter(|pid| *pid > 0 && uid == nix::unistd::getuid().as_raw());
-        let Some(pid) = pid else { return Ok(Self { uid, may_speak: true }) };
-        let may_speak = match tokio::fs::read(format!("/proc/{pid}/environ")).await {
-            Ok(environment) => !is_of_a_trial(&environment),
-            Err(error) if is_gone(&error) => return Err(error),
-            // sshd's, say, which lets nobody look at it.
-            Err(_) => true,
+        // Without a number it lives in another namespace of processes, where no trial does.
+        let of_a_trial = match peer.pid().filter(|pid| *pid > 0).map(Pid::from_raw) {
+            Some(pid) => descends_from(pid, &lock(&KEEPERS))?,
+            None => false,
         };
-        Ok(Self { uid, may_speak })
+        Ok(Self { uid: peer.uid(), may_speak: !of_a_trial })
     }
 }
 
-/// Whether a process of this `environment` is part of a trial.
-fn is_of_a_trial(environment: &[u8]) -> bool {
-    let is_it =
-        |variable: &[u8]| variable.strip_prefix(TRIAL.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
-    environment.split(|byte| *byte == 0).any(is_it)
-}
-
-fn is_gone(error: &std::io::Error) -> bool {
-    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+/// Whether one of `keepers` is process `pid` or an ancestor of it.
+fn descends_from(pid: Pid, keepers: &BTreeSet<Pid>) -> std::io::Result<bool> {
+    let mut at = pid;
+    // The first of all has the parent 0, and so has one whose parent is in another namespace.
+    while at.as_raw() > 0 {
+        if keepers.contains(&at) {
+            return Ok(true);
+        }
+        at = match process::parent(at) {
+            Some(parent) => parent,
+            // Hidden (proc(5), hidepid), as nothing of a trial is.
+            None if process::is_there(at) => return Ok(false),
+            None if at == pid => return Err(std::io::Error::other("the process is gone")),
+            // An ancestor that has ended meanwhile: its children have another parent, one that is nearer to a keeper.
+            None => pid,
+        };
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
-    #[test]
-    fn the_environment_tells_a_trial() {
-        assert!(is_of_a_trial(b"HOME=/root\0RELMGR_TRIAL=1\0") && is_of_a_trial(b"RELMGR_TRIAL=\0"));
-        assert!(!is_of_a_trial(b"") && !is_of_a_trial(b"RELMGR_TRIALS=1\0X=RELMGR_TRIAL=1\0"));
+    #[tokio::test]
+    async fn who_has_connected_and_lives_may_speak() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&ours).unwrap();
+        assert_eq!((peer.uid, peer.may_speak), (nix::unistd::getuid().as_raw(), true));
     }
 
-    #[tokio::test]
-    async fn who_has_connected_and_lives_may_speak_and_who_is_gone_is_not_heard() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let peer = Peer::of(&ours).await.unwrap();
-        assert_eq!((peer.uid, peer.may_speak), (nix::unistd::getuid().as_raw(), true));
-        drop(theirs);
-        let gone = std::io::Error::from_raw_os_error;
-        assert!(is_gone(&gone(libc::ENOENT)) && is_gone(&gone(libc::ESRCH)) && !is_gone(&gone(libc::EACCES)));
+    #[test]
+    fn a_descendant_is_known_by_its_ancestors() {
+        use std::io::{BufRead, BufReader};
+
+        // A shell, its child and that one's child, which says its number and waits.
+        let script = "sh -c 'sh -c \"echo \\$\\$; read line\"; true'; true";
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let youngest = Pid::from_raw(line.trim().parse().unwrap());
+        let oldest = Pid::from_raw(shell.id().try_into().unwrap());
+        assert_ne!(process::parent(youngest), Some(oldest), "there is one in between");
+        let known = |keeper| descends_from(youngest, &BTreeSet::from([keeper])).unwrap();
+        assert!(known(youngest) && known(oldest) && known(nix::unistd::getpid()));
+        // A sibling, and nobody.
+        let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+        assert!(!known(Pid::from_raw(other.id().try_into().unwrap())));
+        assert!(!descends_from(youngest, &BTreeSet::new()).unwrap());
+        other.kill().unwrap();
+        other.wait().unwrap();
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert!(descends_from(youngest, &BTreeSet::from([oldest])).is_err(), "it is gone");
     }
 }

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use relmgr_model::settings::Preflight;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use super::host_process::{SELF, describe};
-use super::peer::TRIAL;
+use super::host_process::{SELF, describe, was_killed_by, with_blame};
+use super::oom::OomKills;
+use super::peer::TrialFamily;
 use super::systemd;
 use crate::host::preflight::GiveBack;
 
@@ -20,6 +21,9 @@ const WORDS: usize = 4096;
 
 /// What a dead trial has said is read in microseconds, unless a process that left its group holds the pipe.
 const WORDS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Ending a process and all its descendants takes milliseconds.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How Rust's allocator says that there is no more memory.
 const NO_MEMORY: &str = "memory allocation of";
@@ -76,7 +80,7 @@ fn words_after(words: &str) -> String {
 /// what it says when it passed.
 ///
 /// # Errors
-/// [`PreflightError`]; the process and its whole group have ended in every case.
+/// [`PreflightError`]; the process and all that it started have ended in every case.
 pub async fn try_release(
     path: &Path,
     settings: &serde_json::Value,
@@ -84,7 +88,8 @@ pub async fn try_release(
     limits: &Preflight,
     deadline: Duration,
 ) -> Result<String, PreflightError> {
-    run(start(path, state, None, limits)?, settings, limits, deadline).await
+    let kills = OomKills::begin();
+    run(Keeper::of(start(path, state, None, limits)?, kills), settings, limits, deadline).await
 }
 
 /// Has the library at `path` give the state in a file, of a schema version, in another form; what it says of that.
@@ -98,41 +103,92 @@ pub async fn give_back(
     limits: &Preflight,
     deadline: Duration,
 ) -> Result<String, PreflightError> {
-    run(start(path, Some(state), Some(back), limits)?, &serde_json::Value::Null, limits, deadline).await
+    let kills = OomKills::begin();
+    let keeper = Keeper::of(start(path, Some(state), Some(back), limits)?, kills);
+    run(keeper, &serde_json::Value::Null, limits, deadline).await
 }
 
 async fn run(
-    mut child: Child,
+    mut keeper: Keeper,
     settings: &serde_json::Value,
     limits: &Preflight,
     deadline: Duration,
 ) -> Result<String, PreflightError> {
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-    let stdin = child.stdin.take();
-    let words = tokio::spawn(tail(child.stderr.take()));
-    let said = tokio::spawn(tail(child.stdout.take()));
+    let stdin = keeper.child.stdin.take();
+    let words = tokio::spawn(tail(keeper.child.stderr.take()));
+    let said = tokio::spawn(tail(keeper.child.stdout.take()));
     let settings = settings.to_string();
     let run = async {
         if let Some(mut stdin) = stdin {
             // A process that died early closes its end; how it died is what counts.
             let _ = stdin.write_all(settings.as_bytes()).await;
         }
-        child.wait().await
+        keeper.ended().await
     };
-    let ended = tokio::time::timeout(deadline, run).await;
-    if let Some(group) = group {
-        // It and all that it started; an error means that there is nobody left.
-        let _ = killpg(group, Signal::SIGKILL);
-    }
-    let Ok(status) = ended else {
-        // Killed: this is over at once.
-        let _ = child.wait().await;
+    let Ok(status) = tokio::time::timeout(deadline, run).await else {
+        keeper.end().await;
         return Err(PreflightError::Deadline(deadline));
     };
+    let status = status?;
     let words = tokio::time::timeout(WORDS_PATIENCE, words).await;
-    judge(status?, words.ok().and_then(Result::ok).unwrap_or_default(), limits)?;
+    let words = words.ok().and_then(Result::ok).unwrap_or_default();
+    judge(status, keeper.kills.blame(status), words, limits)?;
     let said = tokio::time::timeout(WORDS_PATIENCE, said).await;
     Ok(said.ok().and_then(Result::ok).unwrap_or_default())
+}
+
+/// The process that keeps a trial (`host::keeper`): when it has ended, so has everything that the trial started.
+struct Keeper {
+    child: Child,
+    /// Known as long as it may ask the node something.
+    _family: Option<TrialFamily>,
+    kills: OomKills,
+}
+
+impl Keeper {
+    /// `kills` is of before its start.
+    fn of(child: Child, kills: OomKills) -> Self {
+        Self { _family: TrialFamily::of(&child), kills, child }
+    }
+
+    /// Its number, unless somebody has waited for it.
+    fn pid(&self) -> Option<Pid> {
+        self.child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
+    }
+
+    async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+        let group = self.pid();
+        let status = self.child.wait().await;
+        if let Some(group) = group {
+            // One that was killed itself may have left somebody. An error means that it has not.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        status
+    }
+
+    /// Ends it.
+    async fn end(mut self) {
+        self.tell();
+        if tokio::time::timeout(END_PATIENCE, self.ended()).await.is_err() {
+            // What cannot be killed waits for a disk, or is another user's.
+            let _ = self.child.start_kill();
+            let _ = self.ended().await;
+        }
+    }
+
+    /// Tells it that it is enough.
+    fn tell(&self) {
+        if let Some(pid) = self.pid() {
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+    }
+}
+
+impl Drop for Keeper {
+    /// Whoever asked for the trial may go away.
+    fn drop(&mut self) {
+        self.tell();
+    }
 }
 
 fn start(
@@ -160,20 +216,22 @@ fn start(
     }
     command
         .arg(path)
-        .env(TRIAL, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // A group of its own, so that whatever it starts ends with it.
+        // What is sent to the supervisor's group is not for it.
         .process_group(0)
-        .kill_on_drop(true)
         .spawn()
 }
 
-fn judge(status: ExitStatus, words: String, limits: &Preflight) -> Result<(), PreflightError> {
-    use std::os::unix::process::ExitStatusExt;
-
-    if status.signal() == Some(Signal::SIGXCPU as i32) {
+/// `blame` is what else there is to say of a death.
+fn judge(
+    status: ExitStatus,
+    blame: Option<String>,
+    words: String,
+    limits: &Preflight,
+) -> Result<(), PreflightError> {
+    if was_killed_by(status, Signal::SIGXCPU) {
         let limit = humantime::format_duration(limits.cpu).to_string();
         return Err(PreflightError::Limit { what: "processor time", limit, key: "preflight.cpu" });
     }
@@ -184,7 +242,7 @@ fn judge(status: ExitStatus, words: String, limits: &Preflight) -> Result<(), Pr
             let limit = format!("{} bytes", limits.memory_bytes);
             Err(PreflightError::Limit { what: "memory", limit, key: "preflight.memory_bytes" })
         }
-        _ => Err(PreflightError::Crashed { how: describe(status), words }),
+        _ => Err(PreflightError::Crashed { how: with_blame(describe(status), blame.as_deref()), words }),
     }
 }
 

@@ -82,6 +82,28 @@ pub fn close_from(first: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
 }
 
+/// Makes a copy of this process; its number, or `None` in the copy. For the start of a process, while it has one thread.
+///
+/// # Errors
+/// What the system says.
+pub fn fork() -> nix::Result<Option<nix::unistd::Pid>> {
+    // SAFETY: the caller says that there is one thread, so no lock is held in the copy by one that is not there.
+    Ok(match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Some(child),
+        nix::unistd::ForkResult::Child => None,
+    })
+}
+
+/// Sends this process `signal` with its default action, and not blocked.
+pub fn raise_by_default(signal: libc::c_int) {
+    // SAFETY: the default action is no code of ours; an unknown number gives an error.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // What cannot be unblocked was not blocked.
+    let _ = nix::sys::signal::SigSet::all().thread_unblock();
+    // SAFETY: an unknown number gives an error.
+    unsafe { libc::raise(signal) };
+}
+
 /// The kernel's number of the calling thread.
 pub fn thread_id() -> i32 {
     // SAFETY: always succeeds.

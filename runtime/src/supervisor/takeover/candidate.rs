@@ -19,6 +19,7 @@ use tokio::process::Command;
 
 use super::super::handler::OperationError;
 use super::super::host_process::describe;
+use super::super::peer::TrialFamily;
 use super::super::preflight::{PreflightError, try_release};
 use super::super::{systemd, tls};
 use crate::conf;
@@ -135,6 +136,8 @@ impl Candidate {
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| CandidateError::Start { path: path.clone(), source })?;
+        // The trial that it starts is one of this node's too.
+        let _family = TrialFamily::of(&child);
         let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         // Every offer has a JSON form.
