@@ -22,6 +22,7 @@ mod live_poll;
 mod log;
 mod new;
 mod points;
+mod power;
 mod probation;
 mod pull;
 mod random;

@@ -12,6 +12,7 @@ pub mod kit;
 pub mod load;
 pub mod lost;
 pub mod matrix;
+pub mod pages;
 pub mod process;
 pub mod promises;
 pub mod proxy;
