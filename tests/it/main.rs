@@ -33,6 +33,7 @@ mod rights;
 mod scripts;
 mod self_upgrade;
 mod sessions;
+mod sessions_faults;
 mod state;
 mod streams;
 mod supervisor;
