@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
 use relmgr_testkit::kit::{Node, Release, release, wait_for};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -17,9 +17,14 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use crate::client::get;
 
 /// Nothing that a client waits for takes so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub type Socket = WebSocketStream<TcpStream>;
+
+/// What a WebSocket may go over.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 pub fn releases() -> (Release, Release) {
     (release("sessions", "", "1.0.0"), release("sessions", "", "1.0.1"))
@@ -36,7 +41,7 @@ pub async fn open(address: SocketAddr, path: &str) -> Socket {
 }
 
 /// What comes next that is no ping.
-pub async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
+pub async fn next<S: Stream>(socket: &mut WebSocketStream<S>) -> Option<Result<Message, Error>> {
     loop {
         let next = tokio::time::timeout(PATIENCE, socket.next()).await.expect("nothing came for too long");
         if !matches!(next, Some(Ok(Message::Ping(_) | Message::Pong(_)))) {
@@ -45,14 +50,14 @@ pub async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
     }
 }
 
-pub async fn text(socket: &mut Socket) -> String {
+pub async fn text<S: Stream>(socket: &mut WebSocketStream<S>) -> String {
     match next(socket).await {
         Some(Ok(Message::Text(text))) => text.as_str().to_owned(),
         other => panic!("no text: {other:?}"),
     }
 }
 
-pub async fn ask(socket: &mut Socket, words: &str) -> Value {
+pub async fn ask<S: Stream>(socket: &mut WebSocketStream<S>, words: &str) -> Value {
     socket.send(Message::text(words)).await.unwrap();
     serde_json::from_str(&text(socket).await).unwrap()
 }
@@ -69,7 +74,7 @@ pub async fn close_code(socket: &mut Socket) -> u16 {
 }
 
 /// `POST path` with `body`.
-async fn post(address: SocketAddr, path: &str, body: &str) -> (StatusCode, String) {
+pub async fn post(address: SocketAddr, path: &str, body: &str) -> (StatusCode, String) {
     let request = http::Request::post(path).header("host", "test");
     let request = request.body(http_body_util::Full::from(body.to_owned())).unwrap();
     let response = crate::client::Connection::open(address).await.send(request).await.unwrap();
@@ -78,13 +83,13 @@ async fn post(address: SocketAddr, path: &str, body: &str) -> (StatusCode, Strin
     (status, String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn ended(node: &Node, reason: &str) -> u64 {
+pub fn ended(node: &Node, reason: &str) -> u64 {
     let sessions = node.status().sessions.expect("there is a host");
     sessions.totals.ended.get(reason).copied().unwrap_or_default()
 }
 
 /// Asks without a pause until told to stop; how many answers there were from which release.
-async fn chat(mut socket: Socket, stop: Arc<AtomicBool>) -> (u64, Vec<String>) {
+pub async fn chat<S: Stream>(mut socket: WebSocketStream<S>, stop: Arc<AtomicBool>) -> (u64, Vec<String>) {
     let (mut asked, mut versions) = (0, vec![]);
     while !stop.load(Ordering::Relaxed) {
         asked += 1;
@@ -134,7 +139,8 @@ async fn idle_sessions_hold_no_release_and_are_answered_by_the_next() {
     let mut sockets = vec![];
     for _ in 0..300 {
         let mut socket = open(node.address(), "/echo").await;
-        assert_eq!(ask(&mut socket, "hello").await["version"], "1.0.0");
+        let answer = ask(&mut socket, "hello").await;
+        assert_eq!((&answer["version"], &answer["schema"]), (&"1.0.0".into(), &3.into()));
         sockets.push(socket);
     }
     node.relmgr(&["upgrade", "1.0.1"]).ok();

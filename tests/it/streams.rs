@@ -1,12 +1,15 @@
 //! What a release began and cannot hand over: streams, and connections that its router took over. They may end in
 //! their own time, within the drain.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::SinkExt;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use relmgr_testkit::kit::{Node, wait_for};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Connection;
@@ -116,6 +119,40 @@ async fn clients_that_do_not_read_keep_no_release_in_memory() {
     assert_eq!(node.mapped().len(), 1, "{:?}", node.status());
     assert!(reading.await.unwrap().unwrap().bytes().all(|byte| byte == b'x'));
     drop(stalled);
+}
+
+/// A small answer is over for its handler when hyper has it, but it is the library's own until it has been written.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_ask_without_an_end_and_read_no_answer_keep_no_release_in_memory() {
+    let (one, two) = releases();
+    let node = Node::serving("relmgr-sessions", "[upgrade]\ndrain = \"200ms\"\n", &[&one, &two]);
+    let written = Arc::new(AtomicUsize::new(0));
+    let mut asking = vec![];
+    for _ in 0..3 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(node.address()).await.unwrap();
+        let written = written.clone();
+        asking.push(tokio::spawn(async move {
+            let requests = "GET / HTTP/1.1\r\nhost: test\r\n\r\n".repeat(100);
+            while stream.write_all(requests.as_bytes()).await.is_ok() {
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    let mut before = vec![];
+    wait_for("nobody takes anything any more", || {
+        before.push((written.load(Ordering::Relaxed), node.status().generations[0].in_flight));
+        let last = before.iter().rev().take_while(|seen| Some(*seen) == before.last()).count();
+        (last > 20 && before.last().is_some_and(|(written, _)| *written > 100)).then_some(())
+    });
+    let upgraded = tokio::task::spawn_blocking(move || (node.relmgr(&["upgrade", "1.0.1"]).ok(), node));
+    let (done, node) = upgraded.await.unwrap();
+    assert!(!done.stderr.contains("is still in memory"), "{done:?}");
+    assert_eq!(node.mapped().len(), 1, "{:?}", node.status());
+    // One that was not stuck yet at the swap may go on with the next release.
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(Connection::open(node.address()).await.get("/").await, Ok((200, "1.0.1".into())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

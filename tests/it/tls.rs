@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::Request;
@@ -20,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::client::eventually;
+use crate::sessions;
 
 /// A certificate for `names` and its key, as PEM.
 fn certificate(names: &[&str]) -> (String, String) {
@@ -105,6 +107,44 @@ impl Connection {
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8_lossy(&body).into_owned())
     }
+}
+
+/// The connection is the host's, and so is what was agreed on for it: releases come and go above it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_websocket_lives_across_ten_upgrades_and_a_renewed_certificate() {
+    let (one, two) = sessions::releases();
+    let pair = certificate(&["poll.example"]);
+    let mut node = encrypted("relmgr-sessions", &[("poll", &pair)], &[&one, &two]);
+    node.start();
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut chats = vec![];
+    for _ in 0..5 {
+        let client = client(&[&pair], &["http/1.1"]);
+        let stream = connect(node.address(), "poll.example", &client).await.unwrap();
+        let opened = tokio_tungstenite::client_async("wss://poll.example/echo", stream).await;
+        chats.push(tokio::spawn(sessions::chat(opened.unwrap().0, stop.clone())));
+    }
+    for round in 0..5 {
+        node.relmgr(&["upgrade", "1.0.1"]).ok();
+        if round == 2 {
+            let renewed = certificate(&["poll.example"]);
+            write(&node.home(), "poll", &renewed);
+            let address = node.address();
+            eventually("the renewed certificate is served", async || {
+                serves(address, "poll.example", &renewed).await.then_some(())
+            })
+            .await;
+        }
+        node.relmgr(&["downgrade"]).ok();
+        assert_eq!(node.mapped().len(), 1, "{:?}", node.status());
+    }
+    stop.store(true, Ordering::Relaxed);
+    for chat in chats {
+        let (asked, versions) = chat.await.unwrap();
+        assert!(asked > 10 && versions.len() >= 10, "{asked} {versions:?}");
+    }
+    assert_eq!(node.status().sessions.unwrap().totals.begun, 5, "nobody came a second time");
 }
 
 async fn get_h2(address: SocketAddr, name: &str, trusted: &(String, String), path: &str) -> String {

@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 
 use heed::CompactionOption;
 
-use crate::store::{Facts, OpenError, Store, Table};
-
-/// What LMDB calls its file.
-const FILE: &str = "data.mdb";
+use crate::store::{FILE, Facts, OpenError, Store, Table};
 
 impl Store {
     /// Copies all tables as they are at one moment into `directory`, which is there; nobody waits meanwhile. The copy is

@@ -1,6 +1,7 @@
 //! The environment, its tables and who has them open.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,6 +19,9 @@ pub const MAX_TABLES: usize = 60;
 /// Each thread that reads keeps a place for as long as it lives: the host's workers, and the threads for blocking
 /// work of each generation, of which tokio has 512 at most.
 const MAX_READERS: u32 = 2048;
+
+/// What LMDB calls its file.
+pub const FILE: &str = "data.mdb";
 
 /// The layout of the environment, in the name of its directory.
 const DIRECTORY: &str = "directory 1";
@@ -176,6 +180,9 @@ impl Store {
         let path = directory.to_owned();
         std::fs::create_dir_all(&path)
             .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
+        if options.sync != Sync::Never {
+            make_durable(&path, options)?;
+        }
         let words = |source| OpenError::Environment { path: path.clone(), source };
         let env = environment(&path, options).map_err(words)?;
         // Whoever was killed while it read would keep pages from being used again.
@@ -243,6 +250,41 @@ impl Store {
         let page = u64::from(inner.env.stat().page_size);
         let used_bytes = (inner.env.info().last_page_number as u64 + 1) * page;
         Ok(Facts { path: inner.path.clone(), max_bytes: inner.max_bytes, used_bytes, tables })
+    }
+}
+
+/// Sees to it that a power loss leaves an environment, whole, where one has been opened.
+///
+/// LMDB makes its file in place and syncs what it writes into it, but not that there is a file. What a power loss leaves
+/// of one that has just been made is none, or one of zeros that is refused ever after.
+fn make_durable(directory: &Path, options: Options) -> Result<(), OpenError> {
+    let words = |source| OpenError::Environment { path: directory.to_owned(), source };
+    let words_of_system = |source: std::io::Error| words(source.into());
+    let handle = File::open(directory).map_err(words_of_system)?;
+    // 1. Two hosts may open it at once, and one of them would go on with a file that the other has replaced.
+    handle.lock().map_err(words_of_system)?;
+    let file = directory.join(FILE);
+    if !file.try_exists().map_err(words_of_system)? {
+        // 2. Made beside its place; what a death left of an earlier try goes.
+        let new = directory.join("new");
+        match std::fs::remove_dir_all(&new) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(words_of_system(error)),
+            _ => {}
+        }
+        std::fs::create_dir(&new).map_err(words_of_system)?;
+        let env = environment(&new, options).map_err(words)?;
+        env.force_sync().map_err(words)?;
+        env.prepare_for_closing().wait();
+        // 3. Put into its place whole.
+        std::fs::rename(new.join(FILE), &file).map_err(words_of_system)?;
+        std::fs::remove_dir_all(&new).map_err(words_of_system)?;
+    }
+    // 4. That it is there, and its directory, is durable before anything is committed to it. Also where it was there
+    //    before: whoever made it may have died in between.
+    handle.sync_all().map_err(words_of_system)?;
+    match directory.parent() {
+        Some(parent) => File::open(parent).and_then(|parent| parent.sync_all()).map_err(words_of_system),
+        None => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod load;
 pub mod lost;
 pub mod matrix;
 pub mod memory;
+pub mod pages;
 pub mod process;
 pub mod promises;
 pub mod proxy;

@@ -188,7 +188,8 @@ impl Disk {
                 };
                 self.pending.push(Move { removed: Some((from, old)), added: Some((to, new, node)) });
             }
-            Change::Written(path) => {
+            // How much of it is durable is not followed: less is promised then.
+            Change::Written(path) | Change::WrittenThrough(path) => {
                 if let Some((_, _, Some(node))) = self.resolve(path) {
                     self.write(node, path);
                 }

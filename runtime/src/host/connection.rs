@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -60,6 +60,48 @@ pub struct Connection {
     order: AtomicU8,
     waker: AtomicWaker,
     afterwards: Mutex<Option<Afterwards>>,
+    unwritten: Unwritten,
+}
+
+/// Whose bytes a connection may still have to write: of HTTP/1.1, whose answers go out one after the other. A client
+/// that sends many requests and reads no answer has hyper keep what is its library's own, for as long as it likes.
+struct Unwritten {
+    /// The generation that answered last; 0: none did.
+    generation: AtomicU64,
+    /// Whether the client took less than there was to write, and not all of it since.
+    waits: AtomicBool,
+    /// Whether others have answered, too, since it began to wait.
+    others: AtomicBool,
+    /// Connections of the host that wait.
+    count: Arc<AtomicUsize>,
+}
+
+impl Unwritten {
+    /// Nothing waits yet; `count` has those that do.
+    fn of(count: &Arc<AtomicUsize>) -> Self {
+        let (waits, others) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { generation: AtomicU64::new(0), waits, others, count: count.clone() }
+    }
+
+    fn begin(&self) {
+        if !self.waits.swap(true, Ordering::AcqRel) {
+            self.count.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn end(&self) {
+        // The flag is seldom set, and a look at it costs less than a change.
+        if self.waits.load(Ordering::Relaxed) && self.waits.swap(false, Ordering::AcqRel) {
+            self.others.store(false, Ordering::Release);
+            self.count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// Time in ticks of a millisecond, brought forward by the sweep.
@@ -113,12 +155,37 @@ impl Connection {
 
     /// Says what it becomes when its HTTP is over: it was taken over.
     pub fn set_afterwards(&self, afterwards: Afterwards) {
+        // What it writes from then on has its own times.
+        self.unwritten.generation.store(0, Ordering::Release);
+        self.unwritten.others.store(false, Ordering::Release);
         *super::lock(&self.afterwards) = Some(afterwards);
     }
 
     /// What it becomes; `None`: nothing, it ends.
     pub fn take_afterwards(&self) -> Option<Afterwards> {
         super::lock(&self.afterwards).take()
+    }
+
+    /// Says that the generation with this number answers its next request.
+    pub fn is_answered_by(&self, generation: u64) {
+        let unwritten = &self.unwritten;
+        if unwritten.generation.load(Ordering::Relaxed) == generation {
+            return;
+        }
+        let before = unwritten.generation.swap(generation, Ordering::AcqRel);
+        if before != 0 && unwritten.waits.load(Ordering::Acquire) {
+            unwritten.others.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether it may have bytes of this generation that its client does not take.
+    fn keeps_bytes_of(&self, generation: u64) -> bool {
+        let unwritten = &self.unwritten;
+        let answers = || {
+            unwritten.generation.load(Ordering::Acquire) == generation
+                || unwritten.others.load(Ordering::Acquire)
+        };
+        unwritten.waits.load(Ordering::Acquire) && answers()
     }
 
     /// Tells it `order`, unless it was told more already.
@@ -185,6 +252,8 @@ pub struct Connections {
     clock: Arc<Clock>,
     /// What every connection was told last, for those that were accepted meanwhile.
     told: AtomicU8,
+    /// Those whose clients do not take what there is to write.
+    waiting: Arc<AtomicUsize>,
     // Locked when a connection opens or closes and by the sweep, never for a request.
     open: Mutex<Slab<Arc<Connection>>>,
 }
@@ -203,6 +272,7 @@ impl Connections {
             order: AtomicU8::new(self.told.load(Ordering::Relaxed)),
             waker: AtomicWaker::new(),
             afterwards: Mutex::default(),
+            unwritten: Unwritten::of(&self.waiting),
         });
         let place = open.insert(connection.clone());
         (connection, place)
@@ -224,6 +294,22 @@ impl Connections {
         self.told.fetch_max(order as u8, Ordering::Relaxed);
         for (_, connection) in open.iter() {
             connection.give(order);
+        }
+    }
+
+    /// Whether a connection may have bytes of this generation that its client does not take.
+    pub fn keep_bytes_of(&self, generation: u64) -> bool {
+        // Mostly nobody waits, and nothing is locked.
+        self.waiting.load(Ordering::Acquire) > 0
+            && super::lock(&self.open).iter().any(|(_, connection)| connection.keeps_bytes_of(generation))
+    }
+
+    /// Ends those that may.
+    pub fn abort_keepers_of(&self, generation: u64) {
+        for (_, connection) in super::lock(&self.open).iter() {
+            if connection.keeps_bytes_of(generation) {
+                connection.give(Order::Abort);
+            }
         }
     }
 
@@ -311,12 +397,24 @@ impl<S: AsyncRead + Unpin> Read for Socket<S> {
     }
 }
 
+impl<S> Socket<S> {
+    fn written(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if polled.is_pending() {
+            self.connection.unwritten.begin();
+        }
+        polled
+    }
+}
+
 impl<S: AsyncWrite + Unpin> Write for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nobody flushes who has something left to write.
+        self.connection.unwritten.end();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -334,10 +432,11 @@ impl<S: AsyncWrite + Unpin> Write for Socket<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut together = [0; TOGETHER];
-        match gather(bufs, &mut together) {
+        let polled = match gather(bufs, &mut together) {
             Some(bytes) => Pin::new(&mut self.stream).poll_write(cx, bytes),
             None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
-        }
+        };
+        self.written(polled)
     }
 }
 
@@ -352,6 +451,30 @@ mod tests {
         assert_eq!(gather(&pieces, &mut space), Some(&b"abcdefgh"[..]));
         assert_eq!(gather(&[pieces[0], io::IoSlice::new(b"defghi")], &mut space), None);
         assert_eq!(gather(&[], &mut space), Some(&b""[..]));
+    }
+
+    #[test]
+    fn whose_bytes_a_client_has_yet_to_take_is_known() {
+        let connections = Connections::default();
+        let keep = |kept: [bool; 3]| assert_eq!([1, 2, 3].map(|id| connections.keep_bytes_of(id)), kept);
+        let (connection, place) = connections.open();
+        connection.is_answered_by(1);
+        keep([false; 3]);
+        connection.unwritten.begin();
+        connection.unwritten.begin();
+        keep([true, false, false]);
+        // What the first one said may still be there.
+        connection.is_answered_by(2);
+        keep([true; 3]);
+        connection.unwritten.end();
+        keep([false; 3]);
+        connection.unwritten.begin();
+        keep([false, true, false]);
+        connection.set_afterwards(Box::pin(std::future::ready(())));
+        keep([false; 3]);
+        connections.closed(place);
+        drop(connection);
+        assert_eq!(connections.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[derive(Default)]

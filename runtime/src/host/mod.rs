@@ -337,7 +337,8 @@ impl Host {
         sessions::closing::end_strangers_of(self.front.clone(), drain);
         let host = self.clone();
         let gone = move || lock(&host.known).unload(id);
-        let Retired { cut, stop_left, pinned } = retire(generation, drain, gone).await;
+        let Retired { cut, stop_left, pinned } =
+            retire(generation, &self.front.connections, drain, gone).await;
         let stop_left_ms = stop_left.map(|patience| u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
         Ok(Answer::Retired { cut, stop_left_ms, pinned })
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use relmgr_model::control::GenerationState;
 use tokio::sync::oneshot;
 
+use super::connection::Connections;
 use super::generation::{Facts, Generation};
 use super::loader::library::Library;
 use super::loader::threads;
@@ -66,12 +67,13 @@ pub struct Retired {
 /// background for as long as the host lives, and `gone` is called when it succeeds.
 pub async fn retire(
     generation: Arc<Generation>,
+    connections: &Connections,
     drain: Duration,
     gone: impl FnOnce() + Send + 'static,
 ) -> Retired {
     let facts = generation.facts.clone();
     facts.set_state(GenerationState::Draining);
-    let cut = drain_requests(&generation, drain).await;
+    let cut = drain_requests(&generation, connections, drain).await;
     let (stage, pinned) = advance(Stage::Serving(generation), &facts, UNMAP_PATIENCE).await;
     let stop_left = facts.is_stop_left().then_some(STOP_PATIENCE);
     if pinned.is_empty() {
@@ -98,23 +100,25 @@ async fn keep_trying(mut stage: Stage, facts: Arc<Facts>, gone: impl FnOnce()) {
     }
 }
 
-/// Waits until no request is in flight, at most `drain`; then breaks off those that are left. Returns how many.
-async fn drain_requests(generation: &Generation, drain: Duration) -> u64 {
+/// Waits until no request is in flight and no answer unread, at most `drain`; then breaks off those that are left.
+/// Returns how many requests were in flight.
+async fn drain_requests(generation: &Generation, connections: &Connections, drain: Duration) -> u64 {
     let facts = &generation.facts;
-    if until(drain, || facts.in_flight() == 0).await {
+    let over = || facts.in_flight() == 0 && !connections.keep_bytes_of(facts.id);
+    if until(drain, over).await {
         return 0;
     }
     let cut = facts.in_flight();
     facts.measures.cut.store(cut, Ordering::Relaxed);
-    let over = || facts.in_flight() == 0;
     // 1. Handlers and bodies are told, and end.
     generation.purge();
     if until(NOTICE, over).await {
         return cut;
     }
-    // 2. hyper asks a body for nothing while its client takes nothing: such a connection ends. One of HTTP/2 takes
-    //    nothing new and has a little time for its other streams.
+    // 2. hyper asks a body for nothing while its client takes nothing: such a connection ends, and so does one whose
+    //    client takes no small answers. One of HTTP/2 takes nothing new and has a little time for its other streams.
     facts.stakes.end_connections();
+    connections.abort_keepers_of(facts.id);
     if until(PURGE_PATIENCE, over).await {
         return cut;
     }

@@ -229,6 +229,7 @@ fn dispatch(
 ) -> Answer {
     let (head, body) = request.into_parts();
     let generation = guard.generation();
+    turn.connection().is_answered_by(generation.facts.id);
     let body = (!body.is_end_stream())
         .then(|| FfiBody::new(RequestSource::new(body, limit, generation.mapping().clone())));
     let future = with_head(&head, origin, generation, id, |head| generation.call(head, body.into()));

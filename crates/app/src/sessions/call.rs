@@ -62,7 +62,8 @@ pub(crate) fn said(
         match entry.handler.message(&mut session, message).await {
             Ok(()) => outcome(0, "", session),
             Err(error) => {
-                let words = format!("a session's message failed: {}", describe(error.as_ref()));
+                let number = session.handle().number();
+                let words = format!("a message of session {number} failed: {}", describe(error.as_ref()));
                 log::send(1, "relmgr_app", &words);
                 outcome(INTERNAL, "the message could not be handled", session)
             }

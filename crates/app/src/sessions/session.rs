@@ -106,7 +106,9 @@ impl Session {
         if self.state.is_empty() {
             return Ok(None);
         }
-        Ok(serde_json::from_slice(&self.state)?)
+        serde_json::from_slice(&self.state).map(Some).map_err(|error| {
+            format!("the session's state, of schema {}, is in another form: {error}", self.schema).into()
+        })
     }
 
     /// Keeps `state` for the session's next event, which may come to another release. The host has room for

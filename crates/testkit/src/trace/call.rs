@@ -31,6 +31,8 @@ pub enum Change {
     Renamed(PathBuf, PathBuf),
     /// The content or the attributes of the file.
     Written(PathBuf),
+    /// The content of the file, made durable by the call that writes it (`O_DSYNC`, `O_SYNC`).
+    WrittenThrough(PathBuf),
     /// The file or directory is made durable.
     Synced(PathBuf),
 }
@@ -39,7 +41,11 @@ impl Change {
     fn paths(&self) -> [&Path; 2] {
         match self {
             Self::Renamed(from, to) => [from, to],
-            Self::Made(path) | Self::Removed(path) | Self::Written(path) | Self::Synced(path) => [path, path],
+            Self::Made(path)
+            | Self::Removed(path)
+            | Self::Written(path)
+            | Self::WrittenThrough(path)
+            | Self::Synced(path) => [path, path],
         }
     }
 }
@@ -85,10 +91,11 @@ pub(super) fn decode(thread: Pid, registers: &Registers) -> Option<Call> {
         libc::SYS_rename => ("rename", Change::Renamed(at.path(CWD, a)?, at.path(CWD, b)?)),
         libc::SYS_renameat => ("renameat", Change::Renamed(at.path(a, b)?, at.path(c, d)?)),
         libc::SYS_renameat2 => ("renameat2", Change::Renamed(at.path(a, b)?, at.path(c, d)?)),
-        libc::SYS_write => ("write", Change::Written(at.file(a)?)),
-        libc::SYS_pwrite64 => ("pwrite64", Change::Written(at.file(a)?)),
-        libc::SYS_writev => ("writev", Change::Written(at.file(a)?)),
-        libc::SYS_pwritev2 => ("pwritev2", Change::Written(at.file(a)?)),
+        libc::SYS_write => ("write", at.written(a)?),
+        libc::SYS_pwrite64 => ("pwrite64", at.written(a)?),
+        libc::SYS_writev => ("writev", at.written(a)?),
+        libc::SYS_pwritev => ("pwritev", at.written(a)?),
+        libc::SYS_pwritev2 => ("pwritev2", at.written(a)?),
         libc::SYS_sendfile => ("sendfile", Change::Written(at.file(a)?)),
         libc::SYS_copy_file_range => ("copy_file_range", Change::Written(at.file(c)?)),
         libc::SYS_ftruncate => ("ftruncate", Change::Written(at.file(a)?)),
@@ -115,6 +122,26 @@ impl At {
     fn file(&self, descriptor: u64) -> Option<PathBuf> {
         let target = std::fs::read_link(format!("/proc/{}/fd/{}", self.thread, descriptor as i32)).ok()?;
         target.is_absolute().then_some(target)
+    }
+
+    /// A write to the file that a descriptor is of.
+    fn written(&self, descriptor: u64) -> Option<Change> {
+        let path = self.file(descriptor)?;
+        Some(if self.writes_through(descriptor) {
+            Change::WrittenThrough(path)
+        } else {
+            Change::Written(path)
+        })
+    }
+
+    /// Whether what is written to a descriptor is durable when the call returns.
+    fn writes_through(&self, descriptor: u64) -> bool {
+        let facts = format!("/proc/{}/fdinfo/{}", self.thread, descriptor as i32);
+        let facts = std::fs::read_to_string(facts).unwrap_or_default();
+        let flags = facts.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok()).unwrap_or_default();
+        // Of the two bits of `O_SYNC`, one is `O_DSYNC`.
+        flags & libc::O_DSYNC != 0
     }
 
     /// The path that `pointer` names, from the directory that `descriptor` is of.

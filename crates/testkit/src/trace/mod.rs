@@ -1,7 +1,8 @@
 //! A program whose changes to files are seen one by one: counted, stopped at, made to fail, or written down.
 //!
 //! What `strace -f -e inject=` does, but for one count over all threads of the process (strace counts per thread,
-//! and the first thread to reach a number hides that of the others), and without the processes that it starts.
+//! and the first thread to reach a number hides that of the others), and without the processes that it starts, unless
+//! they are asked for.
 //!
 //! ```text
 //! Traced    the process, traced by a thread of ours
@@ -41,6 +42,8 @@ pub struct Seen {
 
 /// Sees calls as they have been made.
 pub trait Recorder: Send {
+    /// The call begins. What other threads do until it has been made may come before it or after it.
+    fn begins(&mut self, _call: &Call) {}
     /// The call has changed what it says. The thread that made it is stopped.
     fn made(&mut self, call: &Call);
 }
@@ -49,6 +52,7 @@ pub trait Recorder: Send {
 #[derive(Clone)]
 pub struct Watch {
     scope: Arc<Path>,
+    with_children: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -69,7 +73,13 @@ enum Verdict {
 impl Watch {
     /// Nothing is done before [`Watch::arm`].
     pub fn new(scope: impl Into<PathBuf>) -> Self {
-        Self { scope: scope.into().into(), state: Arc::default() }
+        Self { scope: scope.into().into(), with_children: false, state: Arc::default() }
+    }
+
+    /// The processes that the program starts are watched, too. (It is the program that a plan kills.)
+    #[must_use]
+    pub fn with_children(self) -> Self {
+        Self { with_children: true, ..self }
     }
 
     /// From here on `plan` holds, counted from 1.
@@ -98,6 +108,9 @@ impl Watch {
     fn before(&self, call: &Call) -> Verdict {
         self.with(|state| {
             let Some(plan) = state.plan.filter(|_| call.is_below(&self.scope)) else { return Verdict::Go };
+            if let Some(recorder) = state.recorder.as_mut() {
+                recorder.begins(call);
+            }
             state.seen.calls.push(call.to_string());
             let verdict = match plan {
                 Plan::KillBefore(at) if at == state.seen.calls.len() => Verdict::Kill,

@@ -47,7 +47,7 @@ impl Traced {
         }
         redirect(&mut waiting);
         let (tell, told) = mpsc::channel();
-        let tracer = std::thread::spawn(move || match start(&mut waiting) {
+        let tracer = std::thread::spawn(move || match start(&mut waiting, watch.with_children) {
             Ok(pid) => {
                 // Whoever started this waits for it.
                 let _ = tell.send(Ok(pid));
@@ -89,7 +89,7 @@ impl Traced {
 }
 
 /// Starts the waiting shell, and holds it.
-fn start(waiting: &mut Command) -> io::Result<Pid> {
+fn start(waiting: &mut Command, with_children: bool) -> io::Result<Pid> {
     // Only the tracer waits for it: dropped, a `Child` does nothing.
     let child = waiting.spawn()?;
     let pid = Pid::from_raw(child.id().try_into().map_err(io::Error::other)?);
@@ -97,10 +97,13 @@ fn start(waiting: &mut Command) -> io::Result<Pid> {
         WaitStatus::Stopped(..) => {}
         ended => return Err(io::Error::other(format!("the shell did not wait: {ended:?}"))),
     }
-    let options = Options::PTRACE_O_TRACESYSGOOD
+    let mut options = Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEEXEC
         | Options::PTRACE_O_EXITKILL;
+    if with_children {
+        options |= Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
+    }
     ptrace::seize(pid, options)?;
     kill(pid, Signal::SIGCONT)?;
     Ok(pid)
