@@ -84,6 +84,7 @@ fn command(command: &Command) -> &'static str {
         Command::Pulse => "pulse",
         Command::Tables => "tables",
         Command::Counts => "counts",
+        Command::Hear => "hear",
         Command::Stop { .. } => "stop",
     }
 }
@@ -101,6 +102,7 @@ fn answer(answer: &Answer) -> &'static str {
         Answer::Retired { .. } => "retired",
         Answer::Generations { .. } => "generations",
         Answer::Counts { .. } => "counts",
+        Answer::Heard { .. } => "heard",
         Answer::Tables { .. } => "tables",
         Answer::Stopped { .. } => "stopped",
         Answer::Pulse { .. } => "pulse",
@@ -112,11 +114,11 @@ fn the_hosts_protocol() {
     let golden = golden(&format!("host.{}.json", host::PROTOCOL));
     let commands = all_stay::<Envelope>(&golden["commands"]);
     let words: BTreeSet<_> = commands.iter().map(|envelope| command(&envelope.command)).collect();
-    assert_eq!(words.len(), 22, "every command: {words:?}");
+    assert_eq!(words.len(), 23, "every command: {words:?}");
     let replies = all_stay::<Reply>(&golden["replies"]);
     let words: BTreeSet<_> =
         replies.iter().filter_map(|reply| reply.result.as_ref().ok().map(answer)).collect();
-    assert_eq!(words.len(), 13, "every answer: {words:?}");
+    assert_eq!(words.len(), 14, "every answer: {words:?}");
 }
 
 #[test]
