@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use relmgr_model::control::{Fault, NodeStatus, OperationRequest, Pong, Progress, ReleaseList};
+use relmgr_model::control::{Fault, NodeStatus, OperationRequest, Outcome, Pong, Progress, ReleaseList};
 use relmgr_model::host::{self, Answer, Command, Envelope, Reply};
 use relmgr_model::record::{self, HistoryEntry, NodeRecord};
 use relmgr_model::takeover::{self, Accepted, Offer, Takeover};
@@ -49,6 +49,25 @@ fn state_json() {
 fn a_line_of_history_jsonl() {
     let entry: HistoryEntry = stays(&golden("history.json"));
     assert_eq!(entry.steps.len(), 14, "every step's word");
+}
+
+/// `null` is written where an operation goes to no release, and where none served: whoever reads it need not know which
+/// fields may be missing.
+#[test]
+fn what_goes_to_no_release_says_null() {
+    let mut state = golden(&format!("state.{}.json", record::FORMAT));
+    state["operation"]["kind"] = "prune".into();
+    state["operation"]["to"] = Value::Null;
+    let record: NodeRecord = stays(&state);
+    let noted = record.operation.clone().unwrap();
+    assert_eq!(noted.to, None);
+    let (outcome, why) = noted.resolve(&record);
+    assert_eq!(outcome, Outcome::Interrupted);
+    assert!(why.is_some_and(|why| why.starts_with("the node ended in the middle of it")));
+    let mut line = golden("history.json");
+    (line["to"], line["from"]) = (Value::Null, Value::Null);
+    let entry: HistoryEntry = stays(&line);
+    assert_eq!((entry.to, entry.from), (None, None));
 }
 
 #[test]
