@@ -13,6 +13,7 @@ mod build;
 mod commands;
 mod dev;
 mod error;
+mod group;
 mod key;
 mod rehearse;
 mod ui;

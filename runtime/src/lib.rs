@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod conf;
+pub mod endpoint;
 pub mod host;
 pub mod log;
 pub mod process;

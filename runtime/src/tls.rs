@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use relmgr_model::tls::CertificatePair;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
@@ -44,15 +44,17 @@ pub enum TlsError {
     /// The key is another one's, or of a kind that is not known.
     #[error("certificate and key do not go together")]
     Key(#[source] rustls::Error),
-    /// It is not valid now.
-    #[error("the certificate is valid from {from} until {until}, and it is {now}")]
-    NotNow {
+    /// It is valid no more. Without the time that it is: a fault that stays the same is told once.
+    #[error("the certificate expired at {until}")]
+    Expired {
+        /// The last instant.
+        until: DateTime<Utc>,
+    },
+    /// It is not valid yet.
+    #[error("the certificate is not valid before {from}")]
+    NotYet {
         /// The first instant.
         from: DateTime<Utc>,
-        /// The last one.
-        until: DateTime<Utc>,
-        /// The clock.
-        now: DateTime<Utc>,
     },
 }
 
@@ -71,12 +73,20 @@ impl Facts {
     /// Whether it is valid at `now`.
     ///
     /// # Errors
-    /// [`TlsError::NotNow`].
+    /// [`TlsError::Expired`], [`TlsError::NotYet`].
     pub fn at(&self, now: DateTime<Utc>) -> Result<(), TlsError> {
-        if (self.not_before..=self.not_after).contains(&now) {
-            return Ok(());
+        match now {
+            now if now < self.not_before => Err(TlsError::NotYet { from: self.not_before }),
+            now if now > self.not_after => Err(TlsError::Expired { until: self.not_after }),
+            _ => Ok(()),
         }
-        Err(TlsError::NotNow { from: self.not_before, until: self.not_after, now })
+    }
+
+    /// The next instant after `now` at which [`Facts::at`] says something else.
+    pub fn changes_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        // Certificates count in seconds.
+        let ends = self.not_after.checked_add_signed(TimeDelta::seconds(1));
+        [Some(self.not_before), ends].into_iter().flatten().find(|at| *at > now)
     }
 }
 
@@ -87,7 +97,7 @@ fn provider() -> Arc<CryptoProvider> {
 /// The chain and the key of `pair`, which fit each other.
 ///
 /// # Errors
-/// [`TlsError`], but not [`TlsError::NotNow`].
+/// [`TlsError`], but not for its time.
 fn certified(pair: &CertificatePair) -> Result<CertifiedKey, TlsError> {
     let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(TlsError::CertificatePem)?;
@@ -101,7 +111,7 @@ fn certified(pair: &CertificatePair) -> Result<CertifiedKey, TlsError> {
 /// Judges `pair` without serving it.
 ///
 /// # Errors
-/// [`TlsError`], but not [`TlsError::NotNow`]: whether that counts is the caller's to say.
+/// [`TlsError`], but not for its time: whether that counts is the caller's to say.
 pub fn examine(pair: &CertificatePair) -> Result<Facts, TlsError> {
     let certified = certified(pair)?;
     let own = certified.end_entity_cert().map_err(TlsError::Key)?;
@@ -265,8 +275,13 @@ mod tests {
         let facts = examine(&pair(&["example.com", "*.example.com", "127.0.0.1"])).unwrap();
         assert_eq!(facts.names, ["example.com", "*.example.com", "127.0.0.1"]);
         assert!(facts.at(Utc::now()).is_ok());
-        let late = facts.not_after + chrono::TimeDelta::seconds(1);
-        assert!(matches!(facts.at(late), Err(TlsError::NotNow { .. })));
+        let (early, late) =
+            (facts.not_before - TimeDelta::seconds(1), facts.not_after + TimeDelta::seconds(1));
+        assert!(matches!(facts.at(early), Err(TlsError::NotYet { .. })));
+        assert!(matches!(facts.at(late), Err(TlsError::Expired { .. })));
+        assert_eq!(facts.changes_after(early), Some(facts.not_before));
+        assert_eq!(facts.changes_after(facts.not_before), Some(late));
+        assert_eq!(facts.changes_after(late), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The admin listener: metrics, health and the node's page, whatever the host is doing.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -13,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::client::{Connection, Load, get};
-use relmgr_testkit::kit::{Node, PATIENCE, Release, release, wait_for};
+use relmgr_testkit::kit::{Done, Node, PATIENCE, Release, release, wait_for};
 
 /// A node with an admin listener that has published `releases` and does not run yet.
 fn watched(app: &str, extra: &str, releases: &[&Release]) -> Node {
@@ -116,6 +118,7 @@ async fn every_request_is_counted_across_an_upgrade_and_a_new_host() {
     let requests = metrics.get(&answered("1.0.1"));
     // One in eight of each connection; each of eight to each of two hosts may fall short of its last one.
     assert!(measured > requests / 8.0 - 16.0 && measured <= requests, "{measured} of {requests}");
+    lint(admin).await;
     let info = metrics.0.keys().find(|name| name.starts_with("relmgr_info")).unwrap();
     assert!(info.contains("app=relmgr-faulty current=1.0.1 permanent=1.0.1 prev=1.0.0"), "{info}");
 }
@@ -174,6 +177,7 @@ async fn a_node_is_ready_while_a_healthy_release_serves() {
     let (status, words) = get(admin, "/readyz").await;
     assert!(status == 503 && words.contains("no release serves"), "{status} {words}");
     assert_eq!(get(admin, "/healthz").await.0, 200);
+    lint(admin).await;
     node.relmgr(&["upgrade", "1.0.0"]).ok();
     assert_eq!(get(admin, "/readyz").await, (200, "1.0.0 serves\n".into()));
 
@@ -351,4 +355,164 @@ async fn the_metrics_tell_of_state_tables() {
         (metrics.get(aside) == 1.0).then(|| metrics.get("relmgr_table_records table=items"))
     });
     assert_eq!(metrics.await, 29_999.0);
+    lint(admin).await;
+}
+
+/// Prometheus' own tool reads the text, and has nothing to say of names and types.
+async fn lint(admin: SocketAddr) {
+    let (status, text) = get(admin, "/metrics").await;
+    assert_eq!(status, 200, "{text}");
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let promtool = promtool.spawn();
+    let mut promtool =
+        promtool.unwrap_or_else(|error| panic!("promtool is missing ({error}): .ci/run installs it"));
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let done = Done::from(promtool.wait_with_output().unwrap());
+    assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (0, "", ""), "{text}");
+}
+
+/// A server that answers whatever is posted with `status`.
+fn receiver(status: u16) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = String::new();
+            let mut reader = std::io::BufReader::new(&mut stream);
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|len| len > 0) {}
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.parse().unwrap())
+            });
+            let mut body = vec![0; length.unwrap_or(0)];
+            if reader.read_exact(&mut body).is_ok() {
+                let answer =
+                    format!("HTTP/1.1 {status} Reply\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        }
+    });
+    address
+}
+
+/// A certificate for 127.0.0.1 that ends in `days`, its key, and its end as a Unix time.
+fn certificate(days: u64) -> (String, String, f64) {
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let end = now + days * 86_400;
+    params.not_after = (SystemTime::UNIX_EPOCH + Duration::from_secs(end)).into();
+    let key = rcgen::KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem(), end as f64)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_tell_of_pull_webhooks_and_certificates() {
+    let (one, broken) = (release("faulty", "", "1.0.0"), release("faulty", "start-fails", "1.0.2"));
+    let (hears, refuses) = (receiver(204), receiver(404));
+    let settings = format!(
+        "[pull]\nat_boot = true\ninterval = \"10000h\"\n\
+         [[webhooks]]\nurl = \"http://{hears}/\"\nevents = [\"started\", \"committed\"]\n\
+         [[webhooks]]\nurl = \"http://{refuses}/\"\nevents = [\"committed\"]\n\
+         [[tls]]\ncertificate = \"a.pem\"\nkey = \"a.key\"\n"
+    );
+    let mut node = watched("relmgr-faulty", &settings, &[&one]);
+    let path = node.home().join("relmgr.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text.replacen("[listen]\n", "[listen]\nhttps = [\"127.0.0.1:0\"]\n", 1)).unwrap();
+    let files = (node.home().join("a.pem"), node.home().join("a.key"));
+    let write = |certificate: &str, key: &str| {
+        std::fs::write(&files.1, key).unwrap();
+        std::fs::write(&files.0, certificate).unwrap();
+    };
+    let (first, key, first_end) = certificate(30);
+    write(&first, &key);
+    node.start();
+    let admin = admin_of(&node);
+
+    // It fetches at its boot, and then not for years.
+    let checks = |outcome: &str| format!("relmgr_pull_checks_total outcome={outcome}");
+    eventually(admin, "the release of the boot", |metrics| {
+        (metrics.get(&checks("upgraded")) == 1.0).then_some(())
+    })
+    .await;
+    let told = |of: SocketAddr, outcome: &str| {
+        format!("relmgr_webhook_notifications_total outcome={outcome} webhook={of}")
+    };
+    let metrics = eventually(admin, "the webhooks are told", |metrics| {
+        let all = metrics.get(&told(hears, "delivered")) + metrics.get(&told(refuses, "failed"));
+        (all == 3.0).then(|| Metrics(metrics.0.clone()))
+    })
+    .await;
+    for (name, expected) in [
+        (told(hears, "delivered"), 2.0),
+        (told(hears, "failed"), 0.0),
+        (told(hears, "dropped"), 0.0),
+        (told(refuses, "delivered"), 0.0),
+        (told(refuses, "failed"), 1.0),
+        (checks("up_to_date"), 0.0),
+        (checks("failed"), 0.0),
+        (checks("unavailable"), 0.0),
+        ("relmgr_pull_paused".into(), 0.0),
+        ("relmgr_operations_total kind=upgrade outcome=done".into(), 1.0),
+    ] {
+        assert_eq!(metrics.get(&name), expected, "{name}");
+    }
+    let start = metrics.get("relmgr_start_time_seconds");
+    let asked = metrics.get("relmgr_pull_last_check_timestamp_seconds");
+    assert!(asked >= start, "{asked} {start}");
+    let next = metrics.get("relmgr_pull_next_check_timestamp_seconds");
+    assert!(next > asked + 5_000.0 * 3600.0, "{asked} {next}");
+
+    // A request over TLS is one like any other.
+    let secure = node.status().tls.unwrap().listeners.remove(0);
+    let mut curl = Command::new("curl");
+    curl.args(["--fail", "--silent", "--show-error", "--cacert"])
+        .arg(&files.0)
+        .arg(format!("https://{secure}/"));
+    assert_eq!(Done::from(curl.output().unwrap()).ok().stdout, "1.0.0");
+    eventually(admin, "the request is counted", |metrics| {
+        (metrics.get(&answered("1.0.0")) == 1.0).then_some(())
+    })
+    .await;
+    let file = files.0.display();
+    let expiry = format!("relmgr_tls_certificate_expiry_timestamp_seconds file={file}");
+    let invalid = format!("relmgr_tls_certificate_invalid file={file}");
+    assert_eq!((metrics.get(&expiry), metrics.get(&invalid)), (first_end, 0.0));
+    let (second, second_key, second_end) = certificate(60);
+    write(&first, &second_key);
+    node.relmgr(&["reload"]).ok();
+    let metrics = scrape(admin).await;
+    assert_eq!((metrics.get(&expiry), metrics.get(&invalid)), (first_end, 1.0));
+    write(&second, &second_key);
+    node.relmgr(&["reload"]).ok();
+    let metrics = scrape(admin).await;
+    assert_eq!((metrics.get(&expiry), metrics.get(&invalid)), (second_end, 0.0));
+    let (expired, expired_key, _) = certificate(0);
+    write(&expired, &expired_key);
+    wait_for("its second is over", || {
+        node.relmgr(&["reload"]).ok().stderr.contains("expired at").then_some(())
+    });
+    let metrics = scrape(admin).await;
+    assert_eq!(metrics.get(&invalid), 1.0);
+
+    node.relmgr(&["pull", "now"]).ok();
+    let metrics = scrape(admin).await;
+    assert_eq!((metrics.get(&checks("up_to_date")), metrics.get(&checks("upgraded"))), (1.0, 1.0));
+    assert!(metrics.get("relmgr_pull_last_check_timestamp_seconds") > asked);
+    // What failed is not tried again, however often it asks from now on.
+    node.publish(&broken);
+    node.relmgr(&["pull", "now"]).failed(1, &["1.0.2"]);
+    let metrics = scrape(admin).await;
+    assert_eq!(metrics.get(&checks("failed")), 1.0);
+    assert_eq!(metrics.get("relmgr_operations_total kind=upgrade outcome=failed"), 1.0);
+    node.relmgr(&["pull", "now"]).ok();
+    let metrics = scrape(admin).await;
+    assert!(metrics.get(&checks("held")) >= 1.0);
+    assert_eq!(metrics.get(&checks("failed")), 1.0);
+    node.relmgr(&["pull", "pause"]).ok();
+    let metrics = scrape(admin).await;
+    assert_eq!(metrics.get("relmgr_pull_paused"), 1.0);
+    lint(admin).await;
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use relmgr_testkit::dev::Dev;
-use relmgr_testkit::kit::{bin, target_dir, workspace};
+use relmgr_testkit::kit::{Done, Node, bin, target_dir, wait_for, workspace};
 use serde_json::Value;
 
 use crate::client::Connection;
@@ -269,4 +269,48 @@ async fn a_node_that_dies_is_told_and_one_that_was_left_behind_is_stopped() {
     kill(supervisor(&dev));
     assert_eq!(dev.wait().code(), Some(1));
     assert!(dev.words().contains("the node has ended"), "{}", dev.words());
+}
+
+/// What builds ends with it, whatever it is at: the build's own program here, which never ends by itself.
+#[test]
+fn a_build_ends_with_it() {
+    let (hello, place) = (Crate::new("killed"), tempfile::tempdir().unwrap());
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let told = place.path().join("pids");
+        let _ = std::fs::remove_file(&told);
+        let _ = std::fs::remove_file(hello.directory.join("build.rs"));
+        let mut dev = hello.dev(place.path());
+        dev.until(|event| ["serving", "unchanged"].contains(&event["event"].as_str().unwrap()));
+        // Its own number and cargo's.
+        hello.write(
+            "build.rs",
+            &format!(
+                "fn main() {{\n    let pids = format!(\"{{}} {{}}.\", std::process::id(), std::os::unix::process::parent_id());\n    \
+                 std::fs::write({told:?}, pids).unwrap();\n    loop {{\n        std::thread::park();\n    }}\n}}\n"
+            ),
+        );
+        dev.next("changed");
+        let text = wait_for("the build's program runs", || {
+            std::fs::read_to_string(&told).ok().filter(|text| text.ends_with('.'))
+        });
+        let pids: Vec<&str> = text.trim_end_matches('.').split(' ').collect();
+        dev.signal(signal);
+        dev.next("stopped");
+        assert_eq!(dev.wait().code(), Some(0));
+        wait_for("cargo and what it ran are gone", || {
+            pids.iter().all(|pid| !Path::new("/proc").join(pid).exists()).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_home_that_is_somebody_elses_is_left_as_it_is() {
+    let hello = Crate::new("foreign");
+    let node = Node::new("relmgr-faulty", "");
+    let before = node.files();
+    let mut dev = Command::new(bin("cargo-relmgr"));
+    dev.args(["relmgr", "dev", "--offline", "--manifest-path"]).arg(hello.manifest());
+    let refused = Done::from(dev.arg("--home").arg(node.home()).output().unwrap());
+    refused.failed(1, &[&node.home().display().to_string(), "`cargo relmgr dev` has not made"]);
+    assert_eq!(node.files(), before);
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::client::get;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use relmgr_testkit::kit::{Done, Node, Release, bin, release, target_dir, wait_for, workspace};
 use serde_json::{Value, json};
 
@@ -144,8 +146,72 @@ fn what_the_author_looks_at_must_hold_all_the_time() {
 
     let node = shipping("relmgr-faulty", &release("faulty", "", "1.0.0"));
     let candidate = release("faulty", "panics-every-10th", "1.0.9");
-    let done = rehearse(&node, &candidate, &["--probe", "/", "--verify", "sleep 0.2"]);
+    // The candidate serves until one of the requests has met its defect: nobody else sends any.
+    let place = tempfile::tempdir().unwrap();
+    let verify = "[ $RELMGR_REHEARSAL != candidate ] || \
+                  until grep -q 'panics on purpose' \"$TMPDIR\"/relmgr-rehearsal-*/log; do sleep 0.01; done";
+    let mut command = command(&node, &candidate, &["--allow-unsigned", "--probe", "/", "--verify", verify]);
+    let done = Done::from(command.env("TMPDIR", place.path()).output().unwrap());
     done.failed(1, &["requests failed, the first one: GET /: 500"]);
+}
+
+fn is_there(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The processes whose numbers stand in the file, once there are so many.
+fn numbers(file: &Path, count: usize) -> Vec<i32> {
+    wait_for("the command runs", || {
+        let text = std::fs::read_to_string(file).ok()?;
+        let numbers: Vec<i32> =
+            text.split_inclusive('\n').filter_map(|line| line.trim().parse().ok()).collect();
+        (numbers.len() == count && text.ends_with('\n')).then_some(numbers)
+    })
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_killed_with_all_that_it_has_started() {
+    let (node, place) = (first_form(), tempfile::tempdir().unwrap());
+    let told = place.path().join("pids");
+    let feed = format!("sleep 3600 & printf '%s\\n' $$ $! > {}; wait", told.display());
+    let args = ["--feed", &feed, "--timeout", "3s"];
+    let done = rehearse(&node, &release("state", "two", "1.0.2"), &args);
+    done.failed(1, &["failed at `shipped`, with 1.0.1", "took longer than 3s and was killed", "--timeout"]);
+    let pids = numbers(&told, 2);
+    wait_for("both are gone", || pids.iter().all(|pid| !is_there(*pid)).then_some(()));
+}
+
+/// Whoever interrupts it leaves nothing running and nothing behind, and the application is told to stop.
+#[test]
+fn an_interrupted_rehearsal_ends_its_command_and_stops_its_node() {
+    let node = first_form();
+    for (signal, keep) in [(Signal::SIGTERM, true), (Signal::SIGINT, false), (Signal::SIGHUP, false)] {
+        let place = tempfile::tempdir().unwrap();
+        let told = place.path().join("pids");
+        let feed = format!("sleep 3600 & printf '%s\\n' $$ $! > {}; wait", told.display());
+        let mut args = vec!["--allow-unsigned", "--feed", &feed];
+        args.extend(keep.then_some("--keep"));
+        let mut command = command(&node, &release("state", "two", "1.0.2"), &args);
+        command.env("TMPDIR", place.path()).stderr(std::process::Stdio::piped());
+        let mut rehearsal = command.stdin(std::process::Stdio::null()).spawn().unwrap();
+        let words = rehearsal.stderr.take().unwrap();
+        let pids = numbers(&told, 2);
+        kill(Pid::from_raw(rehearsal.id().try_into().unwrap()), signal).unwrap();
+        // The node's processes have this pipe, too.
+        let words = std::io::read_to_string(words).unwrap();
+        assert_eq!(rehearsal.wait().unwrap().code(), Some(1), "{words}");
+        assert!(words.contains("the rehearsal was interrupted"), "{words}");
+        wait_for("both are gone", || pids.iter().all(|pid| !is_there(*pid)).then_some(()));
+        let left = std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path());
+        let left: Vec<_> = left.filter(|path| *path != told).collect();
+        assert_eq!(left.len(), usize::from(keep), "{left:?}");
+        for directory in left {
+            let log = std::fs::read_to_string(directory.join("log")).unwrap();
+            assert!(!log.contains("the supervisor is gone"), "{log}");
+            assert!(!directory.join("home/run/control.sock").exists(), "a killed node leaves it: {log}");
+            assert!(words.contains(&format!("Kept {}", directory.display())), "{words}");
+        }
+    }
 }
 
 /// Background work changes state, and a build does not fail of that.

@@ -2,16 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::{Signal, kill};
-use relmgr_testkit::kit::{Node, Release, release, wait_for};
+use relmgr_testkit::kit::{Done, Node, Release, release, wait_for};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -270,4 +273,202 @@ async fn who_never_shakes_hands_is_let_go_and_keeps_nobody() {
     assert!(serves(node.address(), "a.example", &pair).await);
     let read = tokio::time::timeout(relmgr_testkit::kit::PATIENCE, silent.read(&mut [0; 16])).await;
     assert_eq!(read.expect("the silent client is let go").unwrap_or(0), 0);
+}
+
+/// `openssl s_client` at the node, asking for the certificate of `a.example`.
+fn openssl(node: &Node, args: &[&str]) -> Done {
+    let address = node.address().to_string();
+    let trusted = node.home().join("a.pem").display().to_string();
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", &address, "-servername", "a.example", "-CAfile", &trusted]);
+    let done = command.args(args).stdin(Stdio::null()).output();
+    done.unwrap_or_else(|error| panic!("openssl is missing ({error}): .ci/run installs it")).into()
+}
+
+/// What a client of OpenSSL's is agreed on with.
+#[test]
+fn old_protocols_and_ciphers_are_refused_and_a_protocol_is_chosen_among_those_that_a_client_knows() {
+    let pair = certificate(&["a.example"]);
+    let mut node = encrypted("relmgr-faulty", &[("a", &pair)], &[&release("faulty", "", "1.0.0")]);
+    node.start();
+    // The alert is the server's: the client has offered what it was told to.
+    for old in ["-tls1", "-tls1_1"] {
+        openssl(&node, &[old, "-cipher", "DEFAULT@SECLEVEL=0"]).failed(1, &["SSL alert number"]);
+    }
+    let weak = "AES128-SHA:AES128-GCM-SHA256:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA384:@SECLEVEL=0";
+    openssl(&node, &["-tls1_2", "-cipher", weak]).failed(1, &["alert handshake failure"]);
+    for (new, agreed) in
+        [("-tls1_2", "New, TLSv1.2, Cipher is ECDHE-ECDSA-"), ("-tls1_3", "New, TLSv1.3, Cipher is TLS_")]
+    {
+        let done = openssl(&node, &[new, "-verify_return_error"]).ok();
+        assert!(done.stdout.contains(agreed), "{done:?}");
+        assert!(done.stdout.contains("Verification: OK"), "{done:?}");
+    }
+    // The server's order counts.
+    for (offered, chosen) in [
+        ("http/1.1,h2", "ALPN protocol: h2"),
+        ("http/1.1", "ALPN protocol: http/1.1"),
+        ("spdy/3,http/1.1", "ALPN protocol: http/1.1"),
+    ] {
+        let done = openssl(&node, &["-alpn", offered]).ok();
+        assert!(done.stdout.contains(chosen), "{offered}: {done:?}");
+    }
+    let done = openssl(&node, &[]).ok();
+    assert!(done.stdout.contains("No ALPN negotiated"), "{done:?}");
+    openssl(&node, &["-alpn", "spdy/3,acme-tls/1"]).failed(1, &["alert no application protocol"]);
+}
+
+/// Certificates as a CA's client makes them: an RSA key in each of its forms, and keys that fit none of them.
+#[test]
+fn keys_of_every_kind_are_served_and_one_that_does_not_fit_is_refused() {
+    let made = tempfile::tempdir().unwrap();
+    let make = |name: &str, kind: &[&str]| {
+        let path = |end: &str| made.path().join(format!("{name}.{end}")).display().to_string();
+        let (key, certificate) = (path("key"), path("pem"));
+        let mut command = Command::new("openssl");
+        command
+            .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=a.example", "-newkey"])
+            .args(kind);
+        command.args(["-addext", "subjectAltName=DNS:a.example", "-keyout", &key, "-out", &certificate]);
+        Done::from(command.output().unwrap()).ok();
+        let read = |path: &str| std::fs::read_to_string(path).unwrap();
+        (read(&certificate), read(&key))
+    };
+    let rsa = make("rsa", &["rsa:2048"]);
+    let other = make("other", &["rsa:2048"]);
+    let ec = make("ec", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let ed25519 = make("ed", &["ed25519"]);
+    let traditional = {
+        let mut command = Command::new("openssl");
+        command.args(["rsa", "-traditional", "-in"]).arg(made.path().join("rsa.key"));
+        (rsa.0.clone(), Done::from(command.output().unwrap()).ok().stdout)
+    };
+    assert!(traditional.1.contains("BEGIN RSA PRIVATE KEY"), "{}", traditional.1);
+
+    let faulty = release("faulty", "", "1.0.0");
+    let mut node = encrypted("relmgr-faulty", &[("a", &rsa)], &[&faulty]);
+    // At the start nothing fits.
+    for (certificate, key) in [(&rsa.0, &other.1), (&rsa.0, &ec.1), (&ec.0, &ed25519.1)] {
+        write(&node.home(), "a", &(certificate.clone(), key.clone()));
+        node.relmgr(&["run"]).failed(1, &["a.pem: certificate and key do not go together: left out"]);
+    }
+    write(&node.home(), "a", &rsa);
+    node.start();
+    let served = |node: &Node, pair: &(String, String)| {
+        let done = openssl(node, &["-showcerts"]);
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>().join("\n");
+        done.stdout.contains(lines(&pair.0).trim())
+    };
+    for pair in [&traditional, &ec, &ed25519, &rsa] {
+        write(&node.home(), "a", pair);
+        wait_for("it is served", || served(&node, pair).then_some(()));
+        assert_eq!(error_of(&node, 0), None);
+    }
+    write(&node.home(), "a", &(ec.0.clone(), rsa.1.clone()));
+    let words = wait_for("the key that does not fit is told", || error_of(&node, 0));
+    assert!(
+        words.ends_with("certificate and key do not go together: the certificate from before stays"),
+        "{words}"
+    );
+    assert!(served(&node, &rsa));
+}
+
+/// A certificate for `a.example` that is valid from `from` until `until`, in seconds from now.
+fn dated(from: i64, until: i64) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    let at = |seconds| SystemTime::from(Utc::now() + TimeDelta::seconds(seconds)).into();
+    (params.not_before, params.not_after) = (at(from), at(until));
+    let key = rcgen::KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+const DAY: i64 = 86_400;
+
+#[test]
+fn a_certificate_that_is_not_valid_now_is_served_at_a_start_and_replaces_none_that_is() {
+    let (expired, early) = (dated(-9 * DAY, -DAY), dated(DAY, 9 * DAY));
+    let good = certificate(&["a.example"]);
+    for (bad, words, verdict) in [
+        (&expired, "the certificate expired at", "certificate has expired"),
+        (&early, "the certificate is not valid before", "certificate is not yet valid"),
+    ] {
+        let mut node = encrypted("relmgr-faulty", &[("a", bad)], &[&release("faulty", "", "1.0.0")]);
+        node.start();
+        let told = error_of(&node, 0).expect("it is told");
+        assert!(told.contains(words), "{told}");
+        assert!(told.ends_with(": it is served all the same, for want of another"), "{told}");
+        assert!(node.log().contains(&told), "{}", node.log());
+        let shown = node.relmgr(&["status"]).ok().stdout;
+        assert!(shown.contains(&told), "{shown}");
+        // Who looks at the dates refuses it, and whoever does not is served.
+        let done = openssl(&node, &[]).ok();
+        assert!(done.stdout.contains(verdict), "{done:?}");
+        openssl(&node, &["-verify_return_error"]).failed(1, &["certificate verify failed"]);
+        node.relmgr(&["upgrade", "1.0.0"]).ok();
+
+        write(&node.home(), "a", &good);
+        wait_for("the good one is served", || error_of(&node, 0).is_none().then_some(()));
+        openssl(&node, &["-verify_return_error"]).ok();
+        let done = node.relmgr(&["reload"]).ok();
+        assert!(!done.stderr.contains("certificate"), "{done:?}");
+        write(&node.home(), "a", bad);
+        let told = wait_for("the bad one is told", || error_of(&node, 0));
+        assert!(told.contains(words) && told.ends_with(": the certificate from before stays"), "{told}");
+        let done = node.relmgr(&["reload"]).ok();
+        assert!(done.stderr.contains(": the certificate from before stays"), "{done:?}");
+        // The good one's file holds another one now.
+        std::fs::write(node.home().join("good.pem"), &good.0).unwrap();
+        let trusted = node.home().join("good.pem").display().to_string();
+        openssl(&node, &["-verify_return_error", "-CAfile", &trusted]).ok();
+    }
+}
+
+/// Nobody touches the files: one comes to be valid, another one is valid no more.
+#[test]
+fn the_time_of_a_certificate_comes_and_goes_without_a_change_of_its_files() {
+    let mut node = encrypted(
+        "relmgr-faulty",
+        &[("a", &certificate(&["a.example"]))],
+        &[&release("faulty", "", "1.0.0")],
+    );
+    node.start();
+    let ends = |node: &Node| node.status().tls.unwrap().certificates[0].not_after.map(|at| at.timestamp());
+    let seconds = |pair: &(String, String)| {
+        let words = ["x509", "-noout", "-enddate", "-dateopt", "iso_8601"];
+        let mut command = Command::new("openssl");
+        std::fs::write(node.home().join("looked-at"), &pair.0).unwrap();
+        let done =
+            Done::from(command.args(words).arg("-in").arg(node.home().join("looked-at")).output().unwrap())
+                .ok();
+        let text = done.stdout.trim().trim_start_matches("notAfter=").replace(' ', "T");
+        DateTime::parse_from_rfc3339(&text).unwrap().timestamp()
+    };
+    // A machine may be so slow that its time has come before it is looked at: then there is more time.
+    let early = (2..).map(|power| dated(1 << power, DAY)).find(|early| {
+        write(&node.home(), "a", early);
+        wait_for("it is refused, or served", || {
+            let refused = error_of(&node, 0).is_some_and(|error| error.contains("is not valid before"));
+            (refused || ends(&node) == Some(seconds(early))).then_some(refused)
+        })
+    });
+    let early = early.unwrap();
+    wait_for("its time has come", || (ends(&node) == Some(seconds(&early))).then_some(()));
+    assert_eq!(error_of(&node, 0), None);
+
+    let late = (2..).map(|power| dated(-DAY, 1 << power)).find(|late| {
+        write(&node.home(), "a", late);
+        wait_for("it is served, or refused", || {
+            let served = ends(&node) == Some(seconds(late));
+            let refused = error_of(&node, 0).is_some_and(|error| error.ends_with("from before stays"));
+            (served || refused).then_some(served)
+        })
+    });
+    let late = late.unwrap();
+    let told = wait_for("its time is over", || error_of(&node, 0));
+    assert!(
+        told.contains("expired at") && told.ends_with(": it is served all the same, for want of another"),
+        "{told}"
+    );
+    assert_eq!(ends(&node), Some(seconds(&late)));
+    openssl(&node, &[]).ok();
 }

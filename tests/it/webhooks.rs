@@ -1,11 +1,13 @@
 //! Those who are told what happens: webhooks that answer, hang and fail, and commands that misbehave.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use relmgr_store::digest;
 use relmgr_testkit::kit::{Node, Release, release, wait_for};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
 const SECRET: &str = "hunter4-hunter4";
@@ -42,8 +44,47 @@ struct Receiver {
     heard: Arc<Mutex<Vec<Heard>>>,
 }
 
+/// A connection, encrypted or not.
+trait Stream: Read + Write + Send {}
+impl<S: Read + Write + Send> Stream for S {}
+
+/// Who has signed a server's certificate, and the server's part of TLS.
+struct Signed {
+    authority: String,
+    server: Arc<ServerConfig>,
+}
+
+/// An authority of this name that nobody knows, and a certificate of its own for 127.0.0.1.
+fn signed(name: &str) -> Signed {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    Signed { authority: authority.pem(), server: Arc::new(server) }
+}
+
 impl Receiver {
     fn start(script: &[Reply]) -> Self {
+        Self::start_with(script, None)
+    }
+
+    /// With TLS where `tls` says how.
+    fn start_with(script: &[Reply], tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let heard = Arc::new(Mutex::new(vec![]));
@@ -51,6 +92,12 @@ impl Receiver {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (Ok(stream), told) = (stream, told.clone()) else { return };
+                let stream: Box<dyn Stream> = match &tls {
+                    Some(tls) => {
+                        Box::new(StreamOwned::new(ServerConnection::new(tls.clone()).unwrap(), stream))
+                    }
+                    None => Box::new(stream),
+                };
                 let at = told.lock().unwrap().len();
                 let reply = script.get(at).copied().unwrap_or(Reply::Status(204));
                 // Heard before the next one is accepted: the order is theirs.
@@ -75,8 +122,9 @@ impl Receiver {
     }
 }
 
-fn hear(stream: TcpStream, told: &Mutex<Vec<Heard>>) -> Option<TcpStream> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
+fn hear(mut stream: Box<dyn Stream>, told: &Mutex<Vec<Heard>>) -> Option<Box<dyn Stream>> {
+    // One request a connection: nothing of another one is read along.
+    let mut reader = BufReader::new(&mut stream);
     let mut headers = vec![];
     let mut line = String::new();
     while reader.read_line(&mut line).ok()? > 2 {
@@ -93,7 +141,7 @@ fn hear(stream: TcpStream, told: &Mutex<Vec<Heard>>) -> Option<TcpStream> {
     Some(stream)
 }
 
-fn answer(mut stream: TcpStream, reply: Reply) {
+fn answer(mut stream: Box<dyn Stream>, reply: Reply) {
     match reply {
         Reply::Status(status) => {
             let _ =
@@ -327,4 +375,77 @@ fn a_command_that_fails_and_floods_its_output_fills_nothing() {
     assert_eq!((&line["event"], &line["to"]), (&"committed".into(), &"1.0.0".into()));
     node.relmgr(&["restart"]).ok();
     assert_eq!(std::fs::read_to_string(&told).unwrap().lines().count(), 1, "only what was asked for");
+}
+
+/// A node that tells `receiver` over TLS when a release is committed; `more` goes into its `[[webhooks]]`.
+fn over_tls(receiver: &Receiver, more: &str) -> Node {
+    let webhook = format!(
+        "[[webhooks]]\nurl = \"https://{}/T0K3N\"\nevents = [\"committed\"]\n{more}\n",
+        receiver.address
+    );
+    let node = Node::new("relmgr-faulty", &webhook);
+    node.publish(&release("faulty", "", "1.0.0"));
+    node
+}
+
+#[test]
+fn a_webhook_over_tls_is_told_where_the_system_or_the_setting_trusts_who_has_signed_its_certificate() {
+    let (ours, other) = (signed("ours"), signed("another"));
+    let receiver = Receiver::start_with(&[], Some(ours.server.clone()));
+    let place = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = place.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (known, unknown) = (file("known.pem", &ours.authority), file("unknown.pem", &other.authority));
+
+    // By the setting: whom the system trusts is of no interest then.
+    let mut by_setting =
+        over_tls(&receiver, &format!("ca = \"{known}\"\nsecret = \"${{RELMGR_TEST_SECRET}}\""));
+    by_setting.start_with(&[("SSL_CERT_FILE", &unknown), ("RELMGR_TEST_SECRET", SECRET)]);
+    by_setting.relmgr(&["upgrade"]).ok();
+    assert_eq!(receiver.events(1), ["committed"]);
+    let heard = receiver.heard().remove(0);
+    let message = [heard.header("relmgr-timestamp").as_bytes(), b".", &heard.body].concat();
+    assert_eq!(heard.header("relmgr-signature"), format!("v1={}", hmac(SECRET, &message)));
+
+    // By the system.
+    let mut by_system = over_tls(&receiver, "");
+    by_system.start_with(&[("SSL_CERT_FILE", &known)]);
+    by_system.relmgr(&["upgrade"]).ok();
+    assert_eq!(receiver.events(2).len(), 2);
+
+    // By neither: it is not told, and the log says what is missing. The upgrade is none the worse.
+    let mut untrusted = over_tls(&receiver, "");
+    untrusted.start_with(&[("SSL_CERT_FILE", &unknown)]);
+    untrusted.relmgr(&["upgrade"]).ok();
+    wait_for("the stranger is told of", || {
+        let log = untrusted.log();
+        let words = ["invalid peer certificate: UnknownIssuer", "webhooks.ca names who has signed it"];
+        (words.iter().all(|words| log.contains(words)) && !log.contains("T0K3N")).then_some(())
+    });
+    assert_eq!(receiver.heard().len(), 2);
+
+    // What the setting names is read for each try: once it is right, what waited is told.
+    let mut mended = over_tls(&receiver, "ca = \"ca.pem\"");
+    mended.start();
+    mended.relmgr(&["upgrade"]).ok();
+    let logged = |words: &str| wait_for(words, || mended.log().contains(words).then_some(()));
+    logged("ca.pem: No such file or directory");
+    let ca = mended.home().join("ca.pem");
+    std::fs::write(&ca, "no PEM\n").unwrap();
+    logged("ca.pem: no certificate stands in it");
+    std::fs::write(&ca, &other.authority).unwrap();
+    logged("ca.pem (webhooks.ca) has signed it");
+    std::fs::write(&ca, &ours.authority).unwrap();
+    assert_eq!(receiver.events(3).len(), 3);
+    let attempt: u32 = receiver.heard()[2].header("relmgr-attempt").parse().unwrap();
+    assert!(attempt > 3, "{attempt}");
+}
+
+#[test]
+fn a_ca_for_an_address_without_tls_keeps_the_node_from_starting() {
+    let node = Node::new("relmgr-faulty", "[[webhooks]]\nurl = \"http://127.0.0.1/\"\nca = \"ca.pem\"\n");
+    node.relmgr(&["run"]).failed(1, &["webhooks.ca", "begins with https://"]);
 }

@@ -36,7 +36,7 @@ impl Proof {
 }
 
 /// What is wanted, the Debian package that it is in, and what for.
-const WANTED: [(Proof, &str, &str); 22] = [
+const WANTED: [(Proof, &str, &str); 24] = [
     (Proof::Program("cc"), "gcc", "libraries that no Rust crate would make"),
     (Proof::Program("git"), "git", "the crate that `cargo relmgr new` makes"),
     (Proof::Program("readelf"), "binutils", "what the builder reads of a library"),
@@ -48,6 +48,8 @@ const WANTED: [(Proof, &str, &str); 22] = [
     (Proof::Program("ip"), "iproute2", "hosts with a network of their own"),
     (Proof::Program("nsenter"), "util-linux", "hosts in namespaces, limits of a host's memory"),
     (Proof::Program("curl"), "curl", "what people's scripts ask"),
+    (Proof::Program("openssl"), "openssl", "clients that speak old versions of TLS, and keys of every kind"),
+    (Proof::Program("promtool"), PROMETHEUS, "metrics, read by who will read them"),
     (Proof::File("/lib/systemd/systemd"), "systemd", "hosts whose process 1 it is"),
     (Proof::File("/usr/lib/python3/dist-packages/apt"), "python3-apt", "Ansible's module for packages"),
     (Proof::File("/usr/lib/python3/dist-packages/yaml"), "python3-yaml", "the recipes for CI"),
@@ -67,6 +69,19 @@ const WANTED: [(Proof, &str, &str); 22] = [
 
 /// Runs on the hosts of tests; this machine is to be left alone by it.
 const CLOUD_INIT: &str = "cloud-init";
+
+/// Its tool is wanted; its server is not to run here.
+const PROMETHEUS: &str = "prometheus";
+
+/// Has systemd take a service that is about to be installed for one that must not run.
+fn mask(service: &str) -> std::io::Result<()> {
+    let units = Path::new("/etc/systemd/system");
+    std::fs::create_dir_all(units)?;
+    match std::os::unix::fs::symlink("/dev/null", units.join(format!("{service}.service"))) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        done => done,
+    }
+}
 
 /// Cargo's commands that tests use.
 const COMMANDS: [&str; 2] = ["deb", "nextest"];
@@ -133,6 +148,9 @@ pub fn main() -> anyhow::Result<()> {
         if packages.contains(&CLOUD_INIT) {
             std::fs::create_dir_all("/etc/cloud")?;
             std::fs::write("/etc/cloud/cloud-init.disabled", "")?;
+        }
+        if packages.contains(&PROMETHEUS) {
+            mask(PROMETHEUS)?;
         }
         apt_get(&["update"])?;
         apt_get(&[&INSTALL[..], &packages].concat())?;

@@ -154,6 +154,9 @@ pub enum Command {
     Tables,
     /// What has been answered since the host began, by release. Answered by [`Answer::Counts`].
     Counts,
+    /// Say what the version endpoint answers, asked without a listener, and whether clients wait for a connection.
+    /// Answered by [`Answer::Heard`].
+    Hear,
     /// Stop accepting, let requests finish, stop the application, exit 0. Answered by [`Answer::Stopped`] when all
     /// of it is done, as the host's last word.
     Stop {
@@ -362,6 +365,13 @@ pub enum Answer {
         /// The host's sessions.
         #[serde(default)]
         sessions: SessionCounts,
+    },
+    /// The version endpoint.
+    Heard {
+        /// The version that it answers.
+        version: String,
+        /// Whether there are as many connections as there may be, so that who connects waits.
+        full: bool,
     },
     /// The state tables.
     Tables {

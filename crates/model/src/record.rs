@@ -75,7 +75,8 @@ pub struct OperationRecord {
     pub kind: Kind,
     /// The release that served at its start.
     pub from: Option<Version>,
-    /// The release that it goes to; absent: there is none, or more than one.
+    /// The release that it goes to. Written in any case: `null` is "to none" (`prune`, `self-upgrade`) and is part of
+    /// the format, so a reader takes it for that and not for a damaged record.
     pub to: Option<Version>,
     /// The step that had begun when the record was written last. It is not written for its own sake: what recovery
     /// needs is written when it happens, and this with it.
@@ -156,7 +157,8 @@ pub struct HistoryEntry {
     pub by: Option<Agent>,
     /// The release that served at its start.
     pub from: Option<Version>,
-    /// The release that it went to; absent where it was not known yet.
+    /// The release that it went to. Written in any case: `null` where it goes to none (`prune`, `reload`), or where it
+    /// ended before it was known to which.
     pub to: Option<Version>,
     /// How it ended.
     pub outcome: Outcome,

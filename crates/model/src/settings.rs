@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -465,6 +466,10 @@ pub struct Webhook {
     /// Where the secret is that signs: `${NAME}` of the environment or `file:/path`; absent: nothing is signed.
     #[serde(default)]
     pub secret: Option<String>,
+    /// Who has signed the server's certificate: PEM, one or several; relative to the home. Absent: those that the
+    /// system trusts; with it, nobody else.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
     /// How long each try may take.
     #[serde(default = "Webhook::default_timeout", with = "humantime_serde")]
     pub timeout: Duration,
@@ -491,6 +496,9 @@ impl Webhook {
                 "webhooks.url",
                 "has a user or password in it: use `secret`, which signs what is sent",
             ));
+        }
+        if self.ca.is_some() && !self.url.starts_with("https://") {
+            return Err(("webhooks.ca", "is for an address that begins with https://"));
         }
         match &self.secret {
             Some(secret) if Self::variable(secret).is_none() && !secret.starts_with("file:/") => Err((

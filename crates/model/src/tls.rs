@@ -44,7 +44,7 @@ pub struct CertificateStatus {
     pub not_after: Option<DateTime<Utc>>,
     /// Since when it is served.
     pub loaded_at: Option<DateTime<Utc>>,
-    /// Why the files as they are now are not served.
+    /// What is wrong with the files as they are now, and what becomes of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ConfError>,
 }

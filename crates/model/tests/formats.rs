@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use relmgr_model::control::{Fault, NodeStatus, OperationRequest, Pong, Progress, ReleaseList};
+use relmgr_model::control::{Fault, NodeStatus, OperationRequest, Outcome, Pong, Progress, ReleaseList};
 use relmgr_model::host::{self, Answer, Command, Envelope, Reply};
 use relmgr_model::record::{self, HistoryEntry, NodeRecord};
 use relmgr_model::takeover::{self, Accepted, Offer, Takeover};
@@ -51,6 +51,25 @@ fn a_line_of_history_jsonl() {
     assert_eq!(entry.steps.len(), 14, "every step's word");
 }
 
+/// `null` is written where an operation goes to no release, and where none served: whoever reads it need not know which
+/// fields may be missing.
+#[test]
+fn what_goes_to_no_release_says_null() {
+    let mut state = golden(&format!("state.{}.json", record::FORMAT));
+    state["operation"]["kind"] = "prune".into();
+    state["operation"]["to"] = Value::Null;
+    let record: NodeRecord = stays(&state);
+    let noted = record.operation.clone().unwrap();
+    assert_eq!(noted.to, None);
+    let (outcome, why) = noted.resolve(&record);
+    assert_eq!(outcome, Outcome::Interrupted);
+    assert!(why.is_some_and(|why| why.starts_with("the node ended in the middle of it")));
+    let mut line = golden("history.json");
+    (line["to"], line["from"]) = (Value::Null, Value::Null);
+    let entry: HistoryEntry = stays(&line);
+    assert_eq!((entry.to, entry.from), (None, None));
+}
+
 #[test]
 fn what_one_image_of_the_supervisor_leaves_to_the_next() {
     let golden = golden(&format!("takeover.{}.json", takeover::FORMAT));
@@ -84,6 +103,7 @@ fn command(command: &Command) -> &'static str {
         Command::Pulse => "pulse",
         Command::Tables => "tables",
         Command::Counts => "counts",
+        Command::Hear => "hear",
         Command::Stop { .. } => "stop",
     }
 }
@@ -101,6 +121,7 @@ fn answer(answer: &Answer) -> &'static str {
         Answer::Retired { .. } => "retired",
         Answer::Generations { .. } => "generations",
         Answer::Counts { .. } => "counts",
+        Answer::Heard { .. } => "heard",
         Answer::Tables { .. } => "tables",
         Answer::Stopped { .. } => "stopped",
         Answer::Pulse { .. } => "pulse",
@@ -112,11 +133,11 @@ fn the_hosts_protocol() {
     let golden = golden(&format!("host.{}.json", host::PROTOCOL));
     let commands = all_stay::<Envelope>(&golden["commands"]);
     let words: BTreeSet<_> = commands.iter().map(|envelope| command(&envelope.command)).collect();
-    assert_eq!(words.len(), 22, "every command: {words:?}");
+    assert_eq!(words.len(), 23, "every command: {words:?}");
     let replies = all_stay::<Reply>(&golden["replies"]);
     let words: BTreeSet<_> =
         replies.iter().filter_map(|reply| reply.result.as_ref().ok().map(answer)).collect();
-    assert_eq!(words.len(), 13, "every answer: {words:?}");
+    assert_eq!(words.len(), 14, "every answer: {words:?}");
 }
 
 #[test]

@@ -37,6 +37,9 @@ pub struct Answer {
     pub size: Option<u64>,
 }
 
+/// No status: the request is not answered.
+const HELD: u16 = 0;
+
 /// A server and its directory.
 pub struct S3Server {
     address: SocketAddr,
@@ -84,6 +87,7 @@ impl S3Server {
                         let service = service.clone();
                         async move {
                             let response = match instead {
+                                Some(Answer { status: HELD, .. }) => std::future::pending().await,
                                 Some(answer) => Ok(error(&answer)),
                                 None => service.call(request.map(s3s::Body::from)).await,
                             };
@@ -140,6 +144,11 @@ impl S3Server {
     /// Answers some requests in its place.
     pub fn answer(&self, when: &str, times: usize, status: u16, code: &'static str) {
         self.answers.lock().unwrap().push(Answer { when: when.into(), times, status, code, size: None });
+    }
+
+    /// Leaves requests unanswered for as long as their client waits; none of it happens.
+    pub fn hold(&self, when: &str) {
+        self.answer(when, usize::MAX, HELD, "");
     }
 
     /// Answers everything by the server again.

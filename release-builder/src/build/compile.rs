@@ -23,6 +23,7 @@ use crate::build::profile;
 use crate::build::project::Project;
 use crate::build::toolchain::{Rustc, Toolchain};
 use crate::error::Error;
+use crate::group::Group;
 
 /// What is handed on to cargo.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -95,6 +96,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) config: &'a CargoConfig,
     pub(crate) rustc: &'a Rustc,
     pub(crate) triple: &'a str,
+    /// What cargo runs in where somebody may end it; `None`: it ends with whoever has started us.
+    pub(crate) group: Option<&'a Group>,
 }
 
 impl Compiler<'_> {
@@ -152,7 +155,12 @@ impl Compiler<'_> {
 
     fn run(&self, mut cargo: std::process::Command) -> Result<PathBuf, Error> {
         let failed = |source| Error::Run { program: "cargo".into(), source };
-        let mut child = cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+        cargo.stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = match self.group {
+            Some(group) => group.spawn(&mut cargo),
+            None => cargo.spawn(),
+        };
+        let mut child = child.map_err(failed)?;
         let mut library = None;
         if let Some(stdout) = child.stdout.take() {
             for message in Message::parse_stream(BufReader::new(stdout)) {
@@ -161,7 +169,11 @@ impl Compiler<'_> {
                 }
             }
         }
-        let status = child.wait().map_err(failed)?;
+        let status = match self.group {
+            Some(group) => group.wait(&mut child),
+            None => child.wait(),
+        };
+        let status = status.map_err(failed)?;
         if !status.success() {
             return Err(Error::Build { package: self.project.name.clone(), status });
         }

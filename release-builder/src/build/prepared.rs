@@ -33,6 +33,6 @@ impl Prepared {
     /// What compiles it for `purpose`.
     pub(crate) fn compiler<'a>(&'a self, options: &'a CargoOptions, purpose: Purpose) -> Compiler<'a> {
         let Self { project, toolchain, config, rustc, triple } = self;
-        Compiler { purpose, project, options, toolchain, config, rustc, triple }
+        Compiler { purpose, project, options, toolchain, config, rustc, triple, group: None }
     }
 }

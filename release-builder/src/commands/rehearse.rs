@@ -1,6 +1,7 @@
 //! `cargo relmgr rehearse`
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use relmgr_model::Version;
 use relmgr_model::settings::Repository as RepositorySettings;
@@ -61,6 +62,9 @@ pub(super) struct Args {
     /// A command that must succeed with the shipped release, with the candidate, and after the way back
     #[arg(long, value_name = "CMD")]
     verify: Option<String>,
+    /// How long each of these commands may take; then it is killed with all that it has started, and the rehearsal fails
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
     /// A path that must answer at every moment; repeat it for each
     #[arg(long = "probe", value_name = "PATH")]
     probes: Vec<String>,
@@ -83,9 +87,6 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let report = block_on(rehearse(args, &repository, candidate))?;
     if args.json {
         ui::print_json(&report)?;
-    }
-    if let Some(kept) = &report.kept {
-        ui::status("Kept", kept.display());
     }
     let Report { app, candidate, shipped, .. } = &report;
     let shipped = shipped.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -124,14 +125,20 @@ async fn rehearse(args: &Args, repository: &Repository, candidate: BuiltRelease)
         feed: args.feed.clone(),
         feed_candidate: args.feed_candidate.clone(),
         verify: args.verify.clone(),
+        timeout: args.timeout,
         probes: args.probes.clone(),
         moving: args.moving.iter().cloned().collect(),
         keep: args.keep,
     };
+    let twice = async {
+        interrupted().await;
+        interrupted().await;
+    };
     tokio::select! {
-        report = rehearsal.run(shipped) => Ok(report),
-        // Dropped, the node ends, and its directory goes.
-        () = interrupted() => Err(Error::Interrupted),
+        // The node is stopped, and what it was given is put away.
+        report = rehearsal.run(shipped, interrupted()) => report.ok_or(Error::Interrupted),
+        // Who cannot wait for that: dropped, the node is killed, and its directory goes.
+        () = twice => Err(Error::Interrupted),
     }
 }
 

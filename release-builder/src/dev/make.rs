@@ -1,6 +1,7 @@
 //! From a save to a release that the node can fetch.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
@@ -9,12 +10,13 @@ use relmgr_model::manifest::Manifest;
 use relmgr_store::digest;
 use relmgr_store::package::Packing;
 
-use crate::build::compile::{CargoOptions, Purpose};
+use crate::build::compile::{CargoOptions, Compiler, Purpose};
 use crate::build::output::{self, Parts};
 use crate::build::prepared::Prepared;
 use crate::build::project::Selection;
 use crate::build::{assets, debug, elf, schema};
 use crate::error::Error;
+use crate::group::Group;
 
 /// As many libraries are kept for backtraces, beside the newest: what serves is rarely older than this.
 const SYMBOLS: usize = 8;
@@ -31,6 +33,8 @@ pub(super) struct Maker {
     pub(super) symbols: PathBuf,
     /// The newest there is.
     pub(super) last: Option<Version>,
+    /// What cargo runs in.
+    pub(super) group: Arc<Group>,
 }
 
 /// A release, and how long it took.
@@ -58,7 +62,8 @@ impl Maker {
     pub(super) fn make(&mut self) -> Result<Made, Error> {
         let begun = Instant::now();
         let Prepared { project, rustc, triple, .. } = &self.prepared;
-        let library = self.prepared.compiler(&self.options, Purpose::Development).compile()?;
+        let compiler = self.prepared.compiler(&self.options, Purpose::Development);
+        let library = Compiler { group: Some(&self.group), ..compiler }.compile()?;
         let build = begun.elapsed();
 
         let files = assets::collect(&project.directory, &project.settings.assets)?;

@@ -20,6 +20,7 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use relmgr_model::state;
@@ -29,6 +30,7 @@ use crate::build::compile::{CargoOptions, Purpose};
 use crate::build::prepared::Prepared;
 use crate::build::project::Selection;
 use crate::error::Error;
+use crate::group::Group;
 use make::{Made, Maker};
 use node::Relmgr;
 use place::Place;
@@ -66,7 +68,9 @@ pub(crate) async fn run(request: Request) -> Result<(), Error> {
     let relmgr = Relmgr::new(relmgr.as_deref(), place.home.clone());
     let mut node = relmgr.start().await?;
     let (packages, symbols, last) = (place.packages.clone(), place.symbols.clone(), place.newest());
-    let maker = Maker { selection, options, prepared, packages, symbols, last };
+    let building = Building::default();
+    let group = building.0.clone();
+    let maker = Maker { selection, options, prepared, packages, symbols, last, group };
     let session = Session { place: &place, target: &target, relmgr: &relmgr, tell: &tell, lose_state };
     let ended = tokio::select! {
         ended = session.run(maker, watch) => ended,
@@ -74,11 +78,22 @@ pub(crate) async fn run(request: Request) -> Result<(), Error> {
         () = signals.received() => Ok(()),
     };
     // 4. Nothing of it is left running.
+    drop(building);
     node.stop().await?;
     ended?;
     // Whoever read the events may be gone: that is how an editor ends it.
     let _ = tell.tell(&Event::Stopped);
     Ok(())
+}
+
+/// cargo and what it runs, which end with this.
+#[derive(Default)]
+struct Building(Arc<Group>);
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// What is watched for `prepared`.
@@ -183,8 +198,7 @@ impl Session<'_> {
     }
 }
 
-/// Makes a release on a thread of its own: signals and the node's end are heard meanwhile, and nobody waits for cargo at
-/// the end.
+/// Makes a release on a thread of its own: signals and the node's end are heard meanwhile.
 async fn make(mut maker: Maker) -> Result<(Maker, Result<Made, Error>), Error> {
     let (sender, made) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("build".into()).spawn(move || {

@@ -188,3 +188,46 @@ fn link(target: &Path, link: &Path) -> Result<(), Error> {
     };
     done.map_err(written(link))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, PathBuf) {
+        let place = tempfile::tempdir().unwrap();
+        let settings = place.path().join("relmgr.toml");
+        (place, settings)
+    }
+
+    #[test]
+    fn a_home_is_ours_by_its_settings_alone() {
+        let (place, settings) = home();
+        std::fs::create_dir_all(place.path().join("releases/1.0.0")).unwrap();
+        std::fs::write(&settings, format!("{OURS}: changes belong elsewhere.\napp = \"a\"\n")).unwrap();
+        assert!(is_ours(place.path(), &settings));
+        for foreign in ["", "app = \"a\"\n", &format!("\n{OURS}\n"), &OURS[..OURS.len() - 1]] {
+            std::fs::write(&settings, foreign).unwrap();
+            assert!(!is_ours(place.path(), &settings), "{foreign:?}");
+        }
+        // What cannot be read is nobody's to take.
+        std::fs::remove_file(&settings).unwrap();
+        std::fs::create_dir(&settings).unwrap();
+        assert!(!is_ours(place.path(), &settings));
+    }
+
+    #[test]
+    fn without_settings_a_home_is_ours_that_holds_nothing_or_what_our_first_start_leaves() {
+        let (place, settings) = home();
+        assert!(is_ours(&place.path().join("not-there"), &settings));
+        assert!(is_ours(place.path(), &settings), "nothing");
+        std::fs::create_dir(place.path().join(PACKAGES)).unwrap();
+        std::fs::write(place.path().join(LOCK), "").unwrap();
+        assert!(is_ours(place.path(), &settings), "killed between the lock and the settings");
+        let package = place.path().join(PACKAGES).join("1.0.0.tar.gz");
+        std::fs::write(&package, "").unwrap();
+        assert!(!is_ours(place.path(), &settings), "somebody's packages");
+        std::fs::remove_file(package).unwrap();
+        std::fs::write(place.path().join("notes.txt"), "").unwrap();
+        assert!(!is_ours(place.path(), &settings), "somebody's notes");
+    }
+}

@@ -11,13 +11,25 @@ use super::load::{self, Seen, VERSION_PATH};
 use super::node::{Failed, GLANCE};
 use super::report::Stage;
 use super::walk::Walk;
-use crate::ui;
+use crate::{group, ui};
 
 /// The sweep rests four fifths of its time, and the machine may have other work: ten million records take so long.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// A node tries again every second to unmap what it could not.
 const UNMAP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A command of the author's. Dropped before its end, it is killed with all that it has started.
+struct Running(tokio::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // `None`: it has ended.
+        if let Some(leader) = self.0.id() {
+            group::kill(leader);
+        }
+    }
+}
 
 impl Walk<'_> {
     /// What serves is what should, and says so.
@@ -53,16 +65,24 @@ impl Walk<'_> {
         version: &str,
     ) -> Result<(), Failed> {
         ui::status("Running", format!("{command} ({option}, {})", self.stage));
-        let run = tokio::process::Command::new("sh")
+        let spawned = tokio::process::Command::new("sh")
             .args(["-c", command])
             .env("RELMGR_URL", format!("http://{address}"))
             .env("RELMGR_REHEARSAL", self.stage.name())
             .env("RELMGR_VERSION", version)
             .stdin(Stdio::null())
             .stdout(std::io::stderr())
+            // Ctrl-C is for this process, which ends all of it.
+            .process_group(0)
             .kill_on_drop(true)
-            .status();
-        match run.await {
+            .spawn();
+        let run = async { Running(spawned?).0.wait().await };
+        let Ok(ended) = tokio::time::timeout(self.plan.timeout, run).await else {
+            let limit = humantime::format_duration(self.plan.timeout);
+            return Err(Failed::new(format!("{option} `{command}` took longer than {limit} and was killed"))
+                .hint("give it more time with --timeout"));
+        };
+        match ended {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(Failed::new(format!("{option} `{command}` failed ({status})"))
                 .hint("its own words are above; it has RELMGR_URL, RELMGR_REHEARSAL and RELMGR_VERSION")),

@@ -21,6 +21,7 @@ mod walk;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use relmgr_model::Version;
 use relmgr_model::settings::Repository as RepositorySettings;
@@ -52,6 +53,8 @@ pub(crate) struct Rehearsal {
     pub(crate) feed_candidate: Option<String>,
     /// Looks at what the application answers.
     pub(crate) verify: Option<String>,
+    /// How long each of these commands may take.
+    pub(crate) timeout: Duration,
     /// Paths that must answer at every moment.
     pub(crate) probes: Vec<String>,
     /// What changes by itself.
@@ -61,8 +64,13 @@ pub(crate) struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// Carries it out; what came of it. `shipped` is what the channel names.
-    pub(crate) async fn run(&self, shipped: Version) -> Report {
+    /// Carries it out; what came of it. `shipped` is what the channel names. `None`: `interrupted` came first, and all of
+    /// it has ended.
+    pub(crate) async fn run(
+        &self,
+        shipped: Version,
+        interrupted: impl Future<Output = ()>,
+    ) -> Option<Report> {
         let report = Report::without_node(Outcome::Rehearsed, &self.candidate, Some(shipped.clone()));
         let node = match Node::new(self.relmgr.clone()) {
             Ok(node) => node,
@@ -70,9 +78,9 @@ impl Rehearsal {
                 let what = format!("a temporary directory cannot be made: {error}");
                 let (stage, release) = (Stage::Fetch, shipped.to_string());
                 let failure = Some(Failure { stage, release, what, hint: None });
-                return Report { outcome: Outcome::Failed, failure, ..report };
+                return Some(Report { outcome: Outcome::Failed, failure, ..report });
             }
         };
-        Walk::new(self, node, report, shipped).carry_out().await
+        Walk::new(self, node, report, shipped).carry_out(interrupted).await
     }
 }

@@ -174,22 +174,21 @@ impl Node {
         let mut command = self.command(&["run"]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         // Ctrl-C is for this process, which ends the node.
-        let mut supervisor = command.process_group(0).spawn().map_err(|error| self.no_relmgr(&error))?;
+        let supervisor = command.process_group(0).spawn().map_err(|error| self.no_relmgr(&error))?;
+        self.supervisor = Some(supervisor);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = supervisor.try_wait()? {
+            if let Some(status) = self.supervisor.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 return Err(Failed::new(format!("`relmgr run` ended ({status}):\n{}", self.log())));
             }
             if self.status().await.is_ok_and(|status| status.phase != Phase::Booting) {
-                break;
+                return Ok(());
             }
             if Instant::now() > deadline {
                 return Err(Failed::new(format!("`relmgr run` does not answer:\n{}", self.log())));
             }
             tokio::time::sleep(GLANCE).await;
         }
-        self.supervisor = Some(supervisor);
-        Ok(())
     }
 
     fn no_relmgr(&self, error: &std::io::Error) -> Failed {

@@ -35,10 +35,19 @@ impl<'a> Walk<'a> {
         Self { plan, node, report, shipped, stage, since, load: None, moving }
     }
 
-    /// Goes through the stages; what there is to say.
-    pub(super) async fn carry_out(mut self) -> Report {
-        let walked = self.go().await;
-        self.end(walked).await
+    /// Goes through the stages; what there is to say. `None`: `interrupted` came first.
+    pub(super) async fn carry_out(mut self, interrupted: impl Future<Output = ()>) -> Option<Report> {
+        let walked = tokio::select! {
+            walked = self.go() => Some(walked),
+            () = interrupted => None,
+        };
+        match walked {
+            Some(walked) => Some(self.end(walked).await),
+            None => {
+                self.leave().await;
+                None
+            }
+        }
     }
 
     async fn go(&mut self) -> Result<(), Failed> {
@@ -82,12 +91,20 @@ impl<'a> Walk<'a> {
             self.report.outcome = Outcome::Failed;
             self.report.failure = Some(Failure { stage: self.stage, release, what, hint });
         }
-        self.node.stop().await;
-        if self.plan.keep {
-            self.node.keep();
-            self.report.kept = Some(self.node.directory().to_owned());
-        }
+        self.report.kept = self.leave().await;
         self.report
+    }
+
+    /// Ends the node; where its directory is kept.
+    async fn leave(&mut self) -> Option<PathBuf> {
+        if let Some(load) = self.load.take() {
+            load.stop().await;
+        }
+        self.node.stop().await;
+        let kept = self.plan.keep.then(|| self.node.directory().to_owned())?;
+        self.node.keep();
+        ui::status("Kept", kept.display());
+        Some(kept)
     }
 
     fn begin(&mut self, stage: Stage) {

@@ -130,7 +130,7 @@ fn tls_lines(tls: &TlsStatus, now: DateTime<Utc>, line: &mut impl FnMut(&str, &s
             None => line("", &format!("{} is not served", certificate.file.display())),
         }
         if let Some(error) = &certificate.error {
-            line("", &format!("refused {}: {}", moment(error.at, now), error.text));
+            line("", &format!("since {}: {}", moment(error.at, now), error.text));
         }
     }
     if let Some(reason) = &tls.unwatched {
@@ -330,7 +330,9 @@ mod tests {
                         loaded_at: Some(at("2026-11-19T08:00:00Z")),
                         error: Some(ConfError {
                             at: at("2026-11-20T19:58:00Z"),
-                            text: "/etc/poll/fullchain.pem: certificate and key do not go together".into(),
+                            text: "/etc/poll/fullchain.pem: certificate and key do not go together: the certificate \
+                                   from before stays"
+                                .into(),
                         }),
                     },
                     CertificateStatus {

@@ -157,6 +157,11 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
         // Memory is read, and no file: it needs no other thread.
         Command::Tables => Ok(Answer::Tables { tables: super::tables::status() }),
         Command::Pulse => Ok(host.pulse()),
+        Command::Hear => {
+            let heard = host.front.clone().hear_version().await;
+            let version = heard.map_err(|error| HostError { message: error.to_string() })?;
+            Ok(Answer::Heard { version, full: host.front.is_full() })
+        }
         Command::Init(_) | Command::Stop { .. } => {
             Err(HostError { message: "the host has been initialised already".into() })
         }

@@ -1,9 +1,10 @@
 //! The HTTP front: accepts, tells HTTP/1.1 from HTTP/2, and serves each connection until it ends.
 
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::Limits;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::connection::{Connection, Connections, Order, Socket};
 use super::gate::{Gate, NoRoom};
@@ -21,6 +22,7 @@ use super::generation::{Current, RequestGuard};
 use super::service::{Origin, Service};
 use super::sessions::tcp;
 use super::tls::Tls;
+use crate::endpoint;
 
 /// How a client that knows that the server speaks HTTP/2 begins (RFC 9113, 3.4); no HTTP/1 method is `PRI`.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -47,8 +49,26 @@ pub struct Front {
     /// How encrypted connections begin, where there are any.
     pub tls: Option<Tls>,
     permits: Arc<Semaphore>,
+    /// Listeners that accept nobody, for want of a permit.
+    full: AtomicUsize,
     accepted: AtomicU64,
     door: watch::Sender<Door>,
+}
+
+/// A listener that waits for a permit.
+struct Full<'a>(&'a AtomicUsize);
+
+impl<'a> Full<'a> {
+    fn note(listeners: &'a AtomicUsize) -> Self {
+        listeners.fetch_add(1, Ordering::Relaxed);
+        Self(listeners)
+    }
+}
+
+impl Drop for Full<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Whether new connections are taken.
@@ -108,6 +128,7 @@ impl Front {
             limits,
             connections: Connections::default(),
             tls,
+            full: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             door: watch::Sender::new(Door::Open),
         })
@@ -153,7 +174,7 @@ impl Front {
             let _ = door.wait_for(|door| *door != Door::Shut).await;
             let next = async {
                 // A permit first: beyond the limit, clients wait in the backlog.
-                let permit = self.permits.clone().acquire_owned().await;
+                let permit = self.permit().await;
                 (permit, listener.accept().await)
             };
             let moved =
@@ -186,6 +207,36 @@ impl Front {
                 }
             }
         }
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
+        let _full = Full::note(&self.full);
+        self.permits.clone().acquire_owned().await
+    }
+
+    /// Whether there are as many connections as there may be, so that a listener accepts nobody.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed) > 0
+    }
+
+    /// What the version endpoint answers: a connection like a client's, but in memory, so that it needs no permit.
+    ///
+    /// # Errors
+    /// It answers no version.
+    pub async fn hear_version(self: Arc<Self>) -> Result<String, endpoint::AskError> {
+        let (client, served) = tokio::io::duplex(endpoint::QUESTION);
+        let here = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+        let origin = Origin { facts: ConnectionFacts { peer: here, local: here, tls: false }, tls: None };
+        let (connection, place) = self.connections.open();
+        let service = Service::new(self.clone(), connection.clone(), origin, 0);
+        let answering = exchange(served, service, &connection, false);
+        let path = self.version_path.clone();
+        let (heard, _) = tokio::join!(endpoint::ask_version(client, &path), answering);
+        self.connections.closed(place);
+        heard
     }
 
     /// Ends [`Front::accept`]; who connects from now on waits in the backlog.
@@ -297,7 +348,7 @@ where
     Ok(())
 }
 
-fn facts(stream: &TcpStream, peer: std::net::SocketAddr, tls: bool) -> ConnectionFacts {
+fn facts(stream: &TcpStream, peer: SocketAddr, tls: bool) -> ConnectionFacts {
     let local = stream.local_addr().unwrap_or(peer);
     ConnectionFacts { peer: peer.into(), local: local.into(), tls }
 }

@@ -298,7 +298,7 @@ fn inherit(
 
 fn start_webhooks(home: &Home, settings: &Settings) -> Result<Webhooks, RunError> {
     let path = home.settings();
-    Webhooks::start(settings).map_err(|source| RunError::Settings { path, source })
+    Webhooks::start(home, settings).map_err(|source| RunError::Settings { path, source })
 }
 
 /// Clears what a death left. A disk that refuses is no reason not to serve.

@@ -93,7 +93,45 @@ fn ansible_makes_nodes_of_bare_hosts_changes_nothing_twice_and_stops_at_the_firs
     assert!(refused.stdout.contains("start failed"), "{refused:?}");
     assert!(!recap(&refused).contains_key("www2"), "{refused:?}");
     assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+    rolled_back(&fleet, &play);
+    another_relmgr(&fleet, &play);
     one_of_a_batch(&mut fleet, &play);
+}
+
+/// A release that misbehaves under traffic: the node goes back by itself, the play fails with relmgr's words and its
+/// exit code, and the second host is not touched.
+fn rolled_back(fleet: &Fleet, play: &dyn Fn(&Fleet, &[&str]) -> Done) {
+    let settings = |probation: &str| {
+        let table = format!("[upgrade]\nprobation = \"{probation}\"\nstart = \"60s\"");
+        serde_json::json!({"relmgr_settings": table, "relmgr_version": "1.0.1"}).to_string()
+    };
+    let watched = settings("50s");
+    play(fleet, &["-e", &watched, "--limit", "www1"]).ok();
+    fleet.publish(&release("faulty", "panics-every-10th", "1.0.3"));
+    let load = Fleet::load(&fleet.network.hosts[0]);
+    let refused = play(fleet, &["-e", &watched, "-e", "relmgr_version=1.0.3"]);
+    drop(load.stop());
+    assert_eq!(refused.code, 2, "what ansible-playbook ends with: {refused:?}");
+    for words in ["\"rc\": 3", "1.0.3 was rolled back: "] {
+        assert!(refused.stdout.contains(words), "{words}: {refused:?}");
+    }
+    assert!(recap(&refused).keys().eq(["www1"]), "{refused:?}");
+    assert!(!fleet.network.hosts[1].path("/var/lib/relmgr/releases/1.0.3").exists());
+    play(fleet, &["-e", &settings("0s"), "--limit", "www1"]).ok();
+    assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+}
+
+/// Another version of relmgr than the one that is asked for: nothing of the node is changed.
+fn another_relmgr(fleet: &Fleet, play: &dyn Fn(&Fleet, &[&str]) -> Done) {
+    let refused = play(fleet, &["-e", "relmgr_version=1.0.0", "-e", "relmgr_required=9.9.9"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    let words =
+        format!("the host has relmgr {}, not 9.9.9; its node was not touched", env!("CARGO_PKG_VERSION"));
+    assert!(refused.stdout.contains(&words), "{refused:?}");
+    assert_eq!((changed(&refused), fleet.versions()), (vec![0], vec!["1.0.1".into(); 2]));
+    let required = format!("relmgr_required={}", env!("CARGO_PKG_VERSION"));
+    let done = play(fleet, &["-e", "relmgr_version=1.0.1", "-e", &required]).ok();
+    assert_eq!(changed(&done), [0, 0], "{done:?}");
 }
 
 /// One of the two hosts of a batch fails, or is not reached: the next batch is not touched.
@@ -110,8 +148,8 @@ fn one_of_a_batch(fleet: &mut Fleet, play: &dyn Fn(&Fleet, &[&str]) -> Done) {
         assert!(!fleet.network.hosts[2].path("/usr/bin/relmgr").exists());
     };
     // Another operation: a failure like any other.
-    fleet.publish(&release("faulty", "start-hangs", "1.0.3"));
-    fleet.occupy(&fleet.network.hosts[0], "1.0.3");
+    fleet.publish(&release("faulty", "start-hangs", "1.0.4"));
+    fleet.occupy(&fleet.network.hosts[0], "1.0.4");
     stops(fleet, "another operation is running");
     fleet.free(&fleet.network.hosts[0]);
     // Another machine answers at the address; a key that is not accepted; nobody answers.

@@ -61,6 +61,8 @@ fn capistrano_upgrades_host_after_host_and_ends_with_the_code_of_the_first_that_
     assert_eq!(fleet.versions(), ["1.0.0", "1.0.1"]);
     cap(&["named", "relmgr:downgrade", "VERSION=1.0.0"]).ok();
     strangers(&fleet, &ssh, &cap);
+    another_relmgr(&place, &cap);
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"], "none of it touched a node");
 
     // A release that does not start, a node that is busy, a host that is not to be reached.
     fleet.publish(&release("faulty", "start-fails", "1.0.2"));
@@ -71,6 +73,7 @@ fn capistrano_upgrades_host_after_host_and_ends_with_the_code_of_the_first_that_
     fleet.occupy(&fleet.network.hosts[0], "1.0.3");
     cap(&["named", "relmgr:upgrade", "VERSION=1.0.1"]).failed(5, &["another operation is running"]);
     fleet.free(&fleet.network.hosts[0]);
+    rolled_back(&fleet, &cap);
     fleet.network.hosts[0].sh("systemctl stop ssh").ok();
     cap(&["named", "relmgr:upgrade", "VERSION=1.0.1"]).failed(255, &["Connection refused"]);
     assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
@@ -108,4 +111,32 @@ fn strangers(fleet: &Fleet, ssh: &std::path::Path, cap: &dyn Fn(&[&str]) -> Done
     upgrade().failed(127, &["relmgr"]);
     first.sh("mv /usr/bin/relmgr.away /usr/bin/relmgr").ok();
     assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"], "none of it touched a node");
+}
+
+/// Every host is asked which relmgr it has, where one is required, before a node is touched.
+fn another_relmgr(place: &std::path::Path, cap: &dyn Fn(&[&str]) -> Done) {
+    let servers = std::fs::read_to_string(place.join("config/deploy/named.rb")).unwrap();
+    let require = |stage: &str, version: &str| {
+        let text = format!("{servers}set :relmgr_required, '{version}'\n");
+        std::fs::write(place.join(format!("config/deploy/{stage}.rb")), text).unwrap();
+    };
+    require("other", "9.9.9");
+    for task in ["relmgr:upgrade", "relmgr:downgrade"] {
+        let words = ["www1: has relmgr 0.1.0, not 9.9.9; no node was touched"];
+        cap(&["other", task, "VERSION=1.0.1"]).failed(1, &words);
+    }
+    require("same", env!("CARGO_PKG_VERSION"));
+    let done = cap(&["same", "relmgr:downgrade", "VERSION=1.0.0"]).ok();
+    assert!(done.stdout.contains("1.0.0 serves already"), "{done:?}");
+}
+
+/// A release that misbehaves under traffic: the node goes back by itself, and cap ends with 3 and relmgr's words.
+fn rolled_back(fleet: &Fleet, cap: &dyn Fn(&[&str]) -> Done) {
+    fleet.publish(&release("faulty", "panics-every-10th", "1.0.4"));
+    let upgrade = || cap(&["named", "relmgr:upgrade", "VERSION=1.0.4"]);
+    let refused = fleet.on_probation(&fleet.network.hosts[0], upgrade);
+    refused.failed(3, &["1.0.4 was rolled back: ", "www1"]);
+    let second = &fleet.network.hosts[1];
+    assert!(!second.path("/var/lib/relmgr/releases/1.0.4").exists(), "the second host was not asked");
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
 }

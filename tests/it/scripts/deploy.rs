@@ -5,7 +5,7 @@ use super::{release, script};
 
 #[test]
 fn a_host_that_cannot_take_the_release_ends_the_deployment_with_its_words_and_code() {
-    let mut fleet = Fleet::serving(2);
+    let fleet = Fleet::serving(2);
     assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
     let config = std::fs::read_to_string(fleet.network.ssh_config()).unwrap();
     let known = std::fs::read_to_string(fleet.network.known_hosts()).unwrap();
@@ -46,7 +46,7 @@ fn a_host_that_cannot_take_the_release_ends_the_deployment_with_its_words_and_co
     let refused = fleet.deploy(&["-v", "1.0.1", "www1", "www2"]);
     refused.failed(5, &["another operation is running: upgrade 1.0.2", "www1: did not take it"]);
     fleet.free(first);
-    probation(&mut fleet);
+    probation(&fleet);
 
     // What is right goes through, from the channel's word on, and once more without a change.
     fleet.run(super::bin("cargo-relmgr"), &["relmgr", "promote", "1.0.1", "--going-back"]).ok();
@@ -78,28 +78,16 @@ fn another_home(fleet: &Fleet) {
 }
 
 /// A release that misbehaves under traffic: the node goes back by itself, and the deployment fails with 3.
-fn probation(fleet: &mut Fleet) {
+fn probation(fleet: &Fleet) {
     fleet.publish(&release("faulty", "panics-every-10th", "1.0.3"));
-    let first = &fleet.network.hosts[0];
-    let settings = std::fs::read_to_string(first.path("/var/lib/relmgr/relmgr.toml")).unwrap();
-    let watched = settings.replace("probation = \"0s\"", "probation = \"50s\"");
-    std::fs::write(first.path("/var/lib/relmgr/relmgr.toml"), watched).unwrap();
-    first.sh("systemctl restart relmgr").ok();
-    let load = relmgr_testkit::load::Load::start(
-        (first.address, 8080).into(),
-        &[relmgr_testkit::load::Request::get("/")],
-        4,
-    );
-    let refused = fleet.deploy(&["-v", "1.0.3", "www1", "www2"]);
-    drop(load.stop());
+    let deploy = || fleet.deploy(&["-v", "1.0.3", "www1", "www2"]);
+    let refused = fleet.on_probation(&fleet.network.hosts[0], deploy);
     // Its panics, or the share of 5xx, whichever is over its threshold first.
     refused.failed(
         3,
         &["1.0.3 was rolled back: ", "www1: did not take it; done before it: 0 of 2 (exit code 3)"],
     );
     assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
-    std::fs::write(first.path("/var/lib/relmgr/relmgr.toml"), settings).unwrap();
-    first.sh("systemctl restart relmgr").ok();
 }
 
 /// The scripts for one node, which need nothing on it but relmgr and a shell.

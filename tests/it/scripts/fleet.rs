@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::{Done, Host, Network, Release, bin, install, releases, settle, wait_for};
+use relmgr_testkit::load::{Load, Request};
 use relmgr_testkit::s3::S3Server;
 
 /// Some hosts, and what CI has.
@@ -113,6 +114,27 @@ impl Fleet {
     /// What each host serves.
     pub fn versions(&self) -> Vec<String> {
         self.network.hosts.iter().map(|host| super::answered(host, 8080)).collect()
+    }
+
+    /// Whatever `act` does, while a release on this host serves on probation first and clients ask for `/`.
+    pub fn on_probation<T>(&self, host: &Host, act: impl FnOnce() -> T) -> T {
+        let path = host.path("/var/lib/relmgr/relmgr.toml");
+        let settings = std::fs::read_to_string(&path).unwrap();
+        let watched = settings.replace("probation = \"0s\"", "probation = \"50s\"");
+        assert_ne!(watched, settings);
+        std::fs::write(&path, watched).unwrap();
+        host.sh("systemctl restart relmgr").ok();
+        let load = Self::load(host);
+        let done = act();
+        drop(load.stop());
+        std::fs::write(&path, settings).unwrap();
+        host.sh("systemctl restart relmgr").ok();
+        done
+    }
+
+    /// Clients of a host's node.
+    pub fn load(host: &Host) -> Load {
+        Load::start((host.address, 8080).into(), &[Request::get("/")], 4)
     }
 
     /// Starts an operation on a host that does not end by itself for a minute, and waits until it is under way.

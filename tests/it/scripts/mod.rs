@@ -7,6 +7,7 @@ mod deploy;
 mod ec2;
 mod fleet;
 mod iam;
+mod killed;
 mod notify;
 mod pipeline;
 mod recipes;

@@ -11,3 +11,5 @@ set :ssh_options, { verify_host_key: :always }
 set :relmgr_home, '/var/lib/relmgr'
 # Which hosts have one.
 set :relmgr_roles, :app
+# The version of relmgr itself that every host must have before a node is touched; unset: any.
+#   set :relmgr_required, '0.1.0'

@@ -334,7 +334,7 @@ fn of_tls(tls: &TlsStatus) -> Vec<MetricFamily> {
         ),
         family(
             "relmgr_tls_certificate_invalid",
-            "1 while a certificate's files, as they are now, are refused",
+            "1 while a certificate's files, as they are now, are wrong or not valid now",
             MetricType::GAUGE,
             of_each(&|certificate| Some(is(certificate.error.is_some()))),
         ),

@@ -55,7 +55,7 @@ impl Walk<'_> {
     /// Reloads the configuration of the release that serves.
     pub(super) async fn reload(&mut self, version: &Version) -> Result<Outcome, OperationError> {
         for error in tls::reload(self.node).await {
-            self.warn(format!("{error}: the certificate from before stays"));
+            self.warn(error);
         }
         let (outcome, report) = match reload(self.node, version, Cause::Command).await {
             Ok(Reloaded::Changed(report)) => (Outcome::Done, report),

@@ -4,23 +4,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use relmgr_model::Version;
 use relmgr_model::host::{Answer, Command, LoadRequest};
 use relmgr_model::record::NodeRecord;
 use relmgr_model::status::{Event, Status};
 use relmgr_store::atomic;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::super::host_process::CallError;
+use super::super::host_process::{CallError, HostProcess};
 use super::super::listeners::Listener;
 use super::super::node::{InForce, Node, Serving};
 use super::walk::Walk;
 use super::{OnProbation, OperationError};
+use crate::endpoint::{self, AskError};
 
 /// The node's own endpoint answers within microseconds; this is for a machine that is all but standing still.
 const ENDPOINT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a host is asked whether it has as many connections as it may have: an answer over a listener takes less.
+const FULL_GLANCE: Duration = Duration::from_millis(50);
 
 /// A host whose children are dropped at their deadline needs a moment for it; one that takes longer is stuck.
 const STUCK_SLACK: Duration = Duration::from_secs(5);
@@ -73,7 +74,7 @@ impl Walk<'_> {
         }
         self.call(to, Command::Accept).await?;
         // Not before the node's own endpoint has said the new version is the swap called done.
-        if let Err(error) = hear_version(self.node, to).await {
+        if let Err(error) = hear_version(self.node, self.host.as_deref(), to).await {
             let node = self.node.clone();
             let _pointers = node.pointers.lock().await;
             self.swap_back().await;
@@ -136,7 +137,7 @@ impl Walk<'_> {
         if let Some(old) = old {
             old.make_way(self.node.settings.upgrade.drain).await;
         }
-        hear_version(self.node, to).await?;
+        hear_version(self.node, self.host.as_deref(), to).await?;
         Ok(None)
     }
 
@@ -349,7 +350,11 @@ pub fn load_request(
 }
 
 /// Asks the node's own version endpoint, as a client would.
-async fn hear_version(node: &Node, expected: &Version) -> Result<(), OperationError> {
+async fn hear_version(
+    node: &Node,
+    host: Option<&HostProcess>,
+    expected: &Version,
+) -> Result<(), OperationError> {
     let path = node.settings.http.version_path.clone();
     let fault = |reason: String| OperationError::NotServing {
         path: path.clone(),
@@ -358,7 +363,12 @@ async fn hear_version(node: &Node, expected: &Version) -> Result<(), OperationEr
     };
     // The listeners that speak TLS come last.
     let Some(listener) = node.listeners.first() else { return Ok(()) };
-    let asked = tokio::time::timeout(ENDPOINT_PATIENCE, ask_version(listener, &path));
+    let asked = tokio::time::timeout(ENDPOINT_PATIENCE, async {
+        tokio::select! {
+            heard = ask_version(listener, &path) => heard,
+            heard = hear_when_full(host) => Ok(heard),
+        }
+    });
     match asked.await {
         Ok(Ok(heard)) if heard == expected.to_string() => Ok(()),
         Ok(Ok(heard)) => Err(fault(format!("it answers `{heard}`"))),
@@ -367,10 +377,23 @@ async fn hear_version(node: &Node, expected: &Version) -> Result<(), OperationEr
     }
 }
 
-async fn ask_version(
-    listener: &Listener,
-    path: &str,
-) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+/// What the endpoint answers within the host, once that has as many connections as it may have: a question over a
+/// listener then waits in the backlog, behind clients, and says nothing about the release. Until then, and from a host
+/// that does not know the question, nothing.
+async fn hear_when_full(host: Option<&HostProcess>) -> String {
+    let Some(host) = host else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(FULL_GLANCE).await;
+        match host.call(Command::Hear).await {
+            Ok(Answer::Heard { version, full: true }) => return version,
+            Ok(_) => {}
+            // How it died is for others to say.
+            Err(_) => return std::future::pending().await,
+        }
+    }
+}
+
+async fn ask_version(listener: &Listener, path: &str) -> Result<String, AskError> {
     let address = listener.address;
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -379,29 +402,8 @@ async fn ask_version(
     };
     let stream = tokio::net::TcpStream::connect((ip, address.port())).await?;
     match listener.secure {
-        false => exchange(stream, path).await,
-        true => exchange(crate::tls::connect_to_ourselves(stream).await?, path).await,
-    }
-}
-
-async fn exchange<S>(stream: S, path: &str) -> Result<String, Box<dyn std::error::Error + Send + Sync>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = http::Request::get(path)
-        .header(http::header::HOST, "localhost")
-        .header(http::header::CONNECTION, "close")
-        .body(Empty::<bytes::Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), 4096).collect().await?.to_bytes();
-    connection.abort();
-    if status.is_success() {
-        Ok(String::from_utf8_lossy(&body).into_owned())
-    } else {
-        Err(format!("it answers {status}").into())
+        false => endpoint::ask_version(stream, path).await,
+        true => endpoint::ask_version(crate::tls::connect_to_ourselves(stream).await?, path).await,
     }
 }
 

@@ -2,6 +2,8 @@
 //! other end.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,13 +11,19 @@ use chrono::Utc;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
+use hyper_rustls::builderstates::{WantsSchemes, WantsTlsConfig};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use relmgr_conf::Secret;
+use relmgr_model::home::Home;
 use relmgr_model::notify::{Event, Notification};
 use relmgr_model::settings::{SettingsError, Webhook};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{CertificateError, RootCertStore};
 use sha2::Sha256;
 use tokio::sync::OnceCell;
 
@@ -77,20 +85,24 @@ pub struct Server {
     host: String,
     secret: Option<String>,
     timeout: Duration,
+    /// Who has signed its certificate, where that is nobody whom the system trusts.
+    ca: Option<PathBuf>,
+    /// With the certificates that the system trusts, read once.
     client: OnceCell<Https>,
 }
 
 impl Server {
-    /// The one that `webhook` names.
+    /// The one that `webhook` names, in the settings of the node in `home`.
     ///
     /// # Errors
     /// [`SettingsError::Value`] for an address that is none.
-    pub fn new(webhook: &Webhook) -> Result<Self, SettingsError> {
+    pub fn new(home: &Home, webhook: &Webhook) -> Result<Self, SettingsError> {
         let fault = |reason: String| SettingsError::Value { key: "webhooks.url", reason };
         let uri: Uri = webhook.url.parse().map_err(|error| fault(format!("is no address: {error}")))?;
         let host = uri.authority().ok_or_else(|| fault("names no host".into()))?.to_string();
         let (secret, timeout) = (webhook.secret.clone(), webhook.timeout);
-        Ok(Self { uri, host, secret, timeout, client: OnceCell::new() })
+        let ca = webhook.ca.as_ref().map(|path| home.path().join(path));
+        Ok(Self { uri, host, secret, timeout, ca, client: OnceCell::new() })
     }
 
     /// What names it: paths of webhooks are secrets with many.
@@ -120,9 +132,14 @@ impl Server {
 
     async fn attempt(&self, delivery: &Delivery, attempt: u32) -> Result<(), TryError> {
         let request = self.request(delivery, attempt).await?;
-        let client = self.client.get_or_try_init(connector).await?;
+        let client = match &self.ca {
+            // Read for each try, as the secret is.
+            Some(path) => trusting(path.clone()).await?,
+            None => self.client.get_or_try_init(trusting_as_the_system).await?.clone(),
+        };
         let ask = async {
-            let response = client.request(request).await.map_err(|error| TryError::Again(chain(&error)))?;
+            let response =
+                client.request(request).await.map_err(|error| TryError::Again(self.words(&error)))?;
             let status = response.status();
             // What it says is of no interest, and may have no end.
             drop(response.into_body().into_data_stream());
@@ -134,6 +151,16 @@ impl Server {
                 let timeout = humantime::format_duration(self.timeout);
                 Err(TryError::Again(format!("no answer within {timeout} (webhooks.timeout)")))
             }
+        }
+    }
+
+    /// A connection's error with its causes, and what helps.
+    fn words(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        let text = chain(error);
+        match &self.ca {
+            _ if !is_signed_by_a_stranger(error) => text,
+            Some(path) => format!("{text}: nobody in {} (webhooks.ca) has signed it", path.display()),
+            None => format!("{text}: webhooks.ca names who has signed it, where the system trusts them not"),
         }
     }
 
@@ -207,17 +234,70 @@ fn secret_at(place: &str) -> Result<Secret, String> {
     }
 }
 
-/// With the certificates that the system trusts, read once and away from the supervisor's thread.
-async fn connector() -> Result<Https, TryError> {
-    let build = || {
-        let provider = rustls::crypto::ring::default_provider();
-        let builder = HttpsConnectorBuilder::new().with_provider_and_native_roots(provider)?;
-        Ok::<_, std::io::Error>(builder.https_or_http().enable_http1().build())
-    };
-    let built = tokio::task::spawn_blocking(build).await;
+/// A client that trusts whom the system trusts. Files are read away from the supervisor's thread.
+async fn trusting_as_the_system() -> Result<Https, TryError> {
+    let built = tokio::task::spawn_blocking(|| builder().with_provider_and_native_roots(provider())).await;
     let built = built.map_err(|error| TryError::Again(error.to_string()))?;
-    let connector = built.map_err(|error| TryError::Again(format!("the system's certificates: {error}")))?;
-    Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
+    let builder = built.map_err(|error| TryError::Again(format!("the system's certificates: {error}")))?;
+    Ok(client(builder))
+}
+
+/// A client that trusts who stands in the file at `path`, and nobody else.
+async fn trusting(path: PathBuf) -> Result<Https, TryError> {
+    let words = format!("webhooks.ca: {}", path.display());
+    let read = tokio::task::spawn_blocking(move || roots(&path)).await;
+    let roots = read.unwrap_or_else(|error| Err(error.to_string()));
+    let roots = roots.map_err(|error| TryError::Again(format!("{words}: {error}")))?;
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TryError::Never(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(client(builder().with_tls_config(config)))
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|error| format!("it is no PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    match roots.is_empty() {
+        true => Err("no certificate stands in it".into()),
+        false => Ok(roots),
+    }
+}
+
+fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+fn builder() -> HttpsConnectorBuilder<WantsTlsConfig> {
+    HttpsConnectorBuilder::new()
+}
+
+fn client(builder: HttpsConnectorBuilder<WantsSchemes>) -> Https {
+    let connector = builder.https_or_http().enable_http1().build();
+    Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)
+}
+
+/// Whether the server's certificate was refused for who has signed it.
+fn is_signed_by_a_stranger(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        // What comes through a connection's error has it within, and not as its source.
+        let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = match within {
+            Some(error) => error.downcast_ref::<rustls::Error>(),
+            None => cause.downcast_ref(),
+        };
+        if let Some(rustls::Error::InvalidCertificate(fault)) = found {
+            return *fault == CertificateError::UnknownIssuer;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// An error with its causes.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use relmgr_model::home::Home;
 use relmgr_model::notify::{Event, Notification};
 use relmgr_model::settings::{Settings, SettingsError};
 use tokio::sync::{mpsc, watch};
@@ -39,16 +40,16 @@ impl Webhooks {
     /// The words in which deliveries are counted.
     pub const OUTCOMES: [&'static str; 3] = ["delivered", "failed", "dropped"];
 
-    /// Those of `settings`; each has its task from here on.
+    /// Those of `settings` of the node in `home`; each has its task from here on.
     ///
     /// # Errors
     /// [`SettingsError::Value`] for an address that is none.
-    pub fn start(settings: &Settings) -> Result<Self, SettingsError> {
+    pub fn start(home: &Home, settings: &Settings) -> Result<Self, SettingsError> {
         let counts = Arc::new(Mutex::new(Delivered::new()));
         let pending = watch::Sender::new(0);
         let mut servers = vec![];
         for webhook in &settings.webhooks {
-            let server = Server::new(webhook)?;
+            let server = Server::new(home, webhook)?;
             let host = server.host().to_owned();
             for outcome in Self::OUTCOMES {
                 lock(&counts).insert((host.clone(), outcome), 0);

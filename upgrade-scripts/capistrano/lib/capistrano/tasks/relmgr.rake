@@ -37,8 +37,21 @@ namespace :relmgr do
     ['env', "RELMGR_HOME=#{home}", 'relmgr', *arguments].map { |word| Shellwords.escape(word) }.join(' ')
   end
 
+  # Where relmgr_required says which relmgr: ends it before a node is touched, unless every host has that one.
+  def relmgr_expect
+    wanted = fetch(:relmgr_required, nil)
+    return unless wanted
+
+    words = relmgr_words('version', '--json')
+    relmgr_each do
+      found = JSON.parse(capture(words))['relmgr']
+      raise "has relmgr #{found}, not #{wanted}; no node was touched (exit status: 1)" unless found == wanted
+    end
+  end
+
   desc 'Upgrade to VERSION (default: what the channel names), one host after another; CHANNEL=name'
   task :upgrade do
+    relmgr_expect
     # The channel may move meanwhile: the others get what the first one got.
     version = ENV.fetch('VERSION', nil)
     channel = ENV.fetch('CHANNEL', nil)
@@ -58,6 +71,7 @@ namespace :relmgr do
 
   desc 'Downgrade to VERSION (default: the release before), one host after another'
   task :downgrade do
+    relmgr_expect
     words = relmgr_words('downgrade', *[ENV.fetch('VERSION', nil)].compact)
     relmgr_each { execute words }
   end
