@@ -25,11 +25,15 @@ fn a_permanent_release_without_memory_is_restarted_and_then_makes_way_for_prev()
     assert_eq!(node.memory().kills(), 2);
     assert!(node.is_running() && node.supervisor_pid() == supervisor, "the supervisor lives");
     assert_eq!(node.status().permanent.unwrap().to_string(), GOOD);
-    let history = node.relmgr(&["history", "--json"]).ok().json();
-    let deaths = history.as_array().unwrap().iter().filter(|entry| entry["kind"] == "restart");
-    let deaths: Vec<&Value> = deaths.collect();
+    // The second death, that prev is to serve therefore, and that it does.
+    let deaths = wait_for("all of it is in the history", || {
+        let history = node.relmgr(&["history", "--json"]).ok().json();
+        let deaths = history.as_array()?.iter().filter(|entry| entry["kind"] == "restart");
+        let deaths: Vec<Value> = deaths.cloned().collect();
+        (deaths.len() >= 3).then_some(deaths)
+    });
     let outcomes: Vec<_> = deaths.iter().map(|entry| entry["outcome"].as_str().unwrap()).collect();
-    assert_eq!(outcomes, ["done", "rolled_back"], "{deaths:#?}");
+    assert_eq!(outcomes, ["done", "rolled_back", "done"], "{deaths:#?}");
     for death in deaths {
         let words = death["error"].as_str().unwrap();
         assert!(words.contains("since the kernel killed it for want of memory"), "{words}");

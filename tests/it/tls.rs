@@ -296,7 +296,7 @@ fn old_protocols_and_ciphers_are_refused_and_a_protocol_is_chosen_among_those_th
         openssl(&node, &[old, "-cipher", "DEFAULT@SECLEVEL=0"]).failed(1, &["SSL alert number"]);
     }
     let weak = "AES128-SHA:AES128-GCM-SHA256:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA384:@SECLEVEL=0";
-    openssl(&node, &["-tls1_2", "-cipher", weak]).failed(1, &["alert handshake failure"]);
+    openssl(&node, &["-tls1_2", "-cipher", weak]).failed(1, &["SSL alert number"]);
     for (new, agreed) in
         [("-tls1_2", "New, TLSv1.2, Cipher is ECDHE-ECDSA-"), ("-tls1_3", "New, TLSv1.3, Cipher is TLS_")]
     {
