@@ -155,6 +155,34 @@ async fn clients_that_ask_without_an_end_and_read_no_answer_keep_no_release_in_m
     assert_eq!(Connection::open(node.address()).await.get("/").await, Ok((200, "1.0.1".into())));
 }
 
+/// Its bytes wait for the client's window: with the first of two, or all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_answers_over_http2_that_no_window_lets_out_keep_no_release_in_memory() {
+    let (one, two) = releases();
+    let node = Node::serving("relmgr-sessions", "[upgrade]\ndrain = \"200ms\"\n", &[&one, &two]);
+    let url = format!("http://{}", node.address());
+    let mut unread = vec![];
+    for window in [0, 1] {
+        let stream = TcpStream::connect(node.address()).await.unwrap();
+        let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let handshake = client.initial_stream_window_size(window).handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..3 {
+            let request = http::Request::get(format!("{url}/"));
+            let request = request.body(http_body_util::Full::<bytes::Bytes>::default()).unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            unread.push((sender.clone(), answer));
+        }
+    }
+    let upgraded = tokio::task::spawn_blocking(move || (node.relmgr(&["upgrade", "1.0.1"]).ok(), node));
+    let (done, node) = upgraded.await.unwrap();
+    assert!(!done.stderr.contains("is still in memory") && !done.stderr.contains("cut"), "{done:?}");
+    assert_eq!(node.mapped().len(), 1, "{:?}", node.status());
+    drop(unread);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_http2_that_is_not_read_ends_after_what_else_its_connection_carries() {
     let (one, two) = releases();

@@ -346,6 +346,11 @@ fn answer(
             let stake = Stake::new(guard, turn.connection().clone(), id);
             ResponseBody::Whole { bytes: Some(HeldBytes::of_answer(held, &stake)), guard: None, turn }
         }
+        // Its client's window may stay closed for as long as it likes: what waits for that is the host's own.
+        (None, None) if turn.remembers_fields() => {
+            let bytes = Bytes::copy_from_slice(&bytes[fields_len..]).into();
+            ResponseBody::Whole { bytes: Some(bytes), guard: None, turn }
+        }
         (None, None) => {
             bytes.advance(fields_len);
             ResponseBody::Whole { bytes: Some(bytes), guard: Some(guard), turn }
