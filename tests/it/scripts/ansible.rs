@@ -101,11 +101,14 @@ fn ansible_makes_nodes_of_bare_hosts_changes_nothing_twice_and_stops_at_the_firs
 /// A release that misbehaves under traffic: the node goes back by itself, the play fails with relmgr's words and its
 /// exit code, and the second host is not touched.
 fn rolled_back(fleet: &Fleet, play: &dyn Fn(&Fleet, &[&str]) -> Done) {
-    let settings = |probation: &str| {
-        let table = format!("[upgrade]\nprobation = \"{probation}\"\nstart = \"60s\"");
-        serde_json::json!({"relmgr_settings": table, "relmgr_version": "1.0.1"}).to_string()
-    };
-    let watched = settings("50s");
+    // Where clients reach it.
+    let watched = serde_json::json!({
+        "relmgr_settings": "[upgrade]\nprobation = \"50s\"\nstart = \"60s\"",
+        "relmgr_listen": ["0.0.0.0:8080"],
+        "relmgr_version_url": "http://127.0.0.1:8080/api/public/version",
+        "relmgr_version": "1.0.1",
+    });
+    let watched = watched.to_string();
     play(fleet, &["-e", &watched, "--limit", "www1"]).ok();
     fleet.publish(&release("faulty", "panics-every-10th", "1.0.3"));
     let load = Fleet::load(&fleet.network.hosts[0]);
@@ -117,7 +120,7 @@ fn rolled_back(fleet: &Fleet, play: &dyn Fn(&Fleet, &[&str]) -> Done) {
     }
     assert!(recap(&refused).keys().eq(["www1"]), "{refused:?}");
     assert!(!fleet.network.hosts[1].path("/var/lib/relmgr/releases/1.0.3").exists());
-    play(fleet, &["-e", &settings("0s"), "--limit", "www1"]).ok();
+    play(fleet, &["-e", "relmgr_version=1.0.1", "--limit", "www1"]).ok();
     assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
 }
 

@@ -286,16 +286,15 @@ fn client(builder: HttpsConnectorBuilder<WantsSchemes>) -> Https {
 fn is_signed_by_a_stranger(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(cause) = next {
-        // What comes through a connection's error has it within, and not as its source.
-        let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let found = match within {
-            Some(error) => error.downcast_ref::<rustls::Error>(),
-            None => cause.downcast_ref(),
-        };
-        if let Some(rustls::Error::InvalidCertificate(fault)) = found {
+        if let Some(rustls::Error::InvalidCertificate(fault)) = cause.downcast_ref() {
             return *fault == CertificateError::UnknownIssuer;
         }
-        next = cause.source();
+        // What an I/O error has within is not its source.
+        let within = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match within {
+            Some(within) => Some(within),
+            None => cause.source(),
+        };
     }
     false
 }
