@@ -1,15 +1,18 @@
 //! The way from older forms of the state to the one of this release, and back.
 
-use std::io::{Read, Write};
+use std::any::Any;
 use std::sync::Arc;
 
 use relmgr_abi::state::{Older as Described, Schema};
 
+use super::codec::{Sink, Source};
+use super::shared::{Share, share};
 use super::{State, codec, shape_hash};
 use crate::Error;
 
 type Up<L, S> = Arc<dyn Fn(L) -> Result<S, Error> + Send + Sync>;
 type Down<S, L> = Option<Arc<dyn Fn(S) -> Result<L, Error> + Send + Sync>>;
+type Look<S, L> = Arc<dyn Fn(&S) -> Result<L, Error> + Send + Sync>;
 
 /// The older forms of the state that a release knows.
 pub struct CodeChange<S> {
@@ -24,14 +27,26 @@ struct Older<S> {
     give: Option<Give<S>>,
 }
 
-type Take<S> = Box<dyn Fn(&mut dyn Read) -> Result<S, Error> + Send + Sync>;
-type Give<S> = Box<dyn Fn(S, &mut dyn Write) -> Result<(), Error> + Send + Sync>;
+type Take<S> = Box<dyn Fn(&mut Source<'_>) -> Result<S, Error> + Send + Sync>;
+
+/// What has been written and is no longer needed. Dropping it takes a while.
+pub(super) type Spent = Box<dyn Any + Send>;
+
+/// How a state is given in an older form.
+pub(super) enum Give<S> {
+    /// A copy of it is changed.
+    Copy(Box<dyn Fn(S, &mut Sink<'_>) -> Result<Spent, Error> + Send + Sync>),
+    /// The step only looks at it.
+    Look(Share<S>, Box<dyn Fn(&S, &mut Sink<'_>) -> Result<Spent, Error> + Send + Sync>),
+}
 
 /// The steps down from the newest form, one release's form after the other.
 pub struct Steps<S, L = S> {
     older: Vec<Older<S>>,
     up: Up<L, S>,
     down: Down<S, L>,
+    /// As `down`, without taking the state.
+    look: Option<(Share<S>, Look<S, L>)>,
 }
 
 impl<S: State> CodeChange<S> {
@@ -42,7 +57,7 @@ impl<S: State> CodeChange<S> {
 
     /// Begins at the newest form.
     pub fn steps() -> Steps<S> {
-        Steps { older: vec![], up: Arc::new(Ok), down: Some(Arc::new(Ok)) }
+        Steps { older: vec![], up: Arc::new(Ok), down: Some(Arc::new(Ok)), look: None }
     }
 
     /// What is said of it.
@@ -74,18 +89,29 @@ impl<S: State> CodeChange<S> {
     }
 
     /// Reads a state of `schema` and brings it to the newest form.
-    pub(crate) fn take(&self, schema: u32, from: &mut dyn Read) -> Result<S, Error> {
+    pub(crate) fn take(&self, schema: u32, from: &mut Source<'_>) -> Result<S, Error> {
         match schema == S::SCHEMA {
             true => codec::decode(from),
             false => (self.find(schema)?.take)(from),
         }
     }
 
-    /// Brings a copy of the state to the form of `schema`, an older one, and writes it.
-    pub(crate) fn give(&self, copy: S, schema: u32, into: &mut dyn Write) -> Result<(), Error> {
-        match &self.find(schema)?.give {
-            Some(give) => give(copy, into),
-            None => Err(format!("there is no way back to schema {schema}").into()),
+    /// How the state is given in the form of `schema`, an older one.
+    pub(super) fn giving(&self, schema: u32) -> Result<&Give<S>, String> {
+        let give = self.find(schema)?.give.as_ref();
+        give.ok_or_else(|| format!("there is no way back to schema {schema}"))
+    }
+}
+
+impl<S> Give<S> {
+    /// Writes a state that nobody else needs.
+    pub(super) fn give(&self, state: S, into: &mut Sink<'_>) -> Result<Spent, Error>
+    where
+        S: State,
+    {
+        match self {
+            Self::Copy(give) => give(state, into),
+            Self::Look(_, give) => Ok(Box::new((give(&state, into)?, state))),
         }
     }
 }
@@ -98,12 +124,18 @@ impl<S: State, L: 'static> Steps<S, L> {
         up: impl Fn(O) -> Result<L, Error> + Send + Sync + 'static,
         down: impl Fn(L) -> Result<O, Error> + Send + Sync + 'static,
     ) -> Steps<S, O> {
-        let Self { older, up: higher, down: lower } = self;
+        let Self { older, up: higher, down: lower, look } = self;
+        let down = Arc::new(down);
+        let look = look.map(|(share, higher)| {
+            let down = down.clone();
+            (share, Arc::new(move |state: &S| higher(state).and_then(&*down)) as Look<S, O>)
+        });
         let down: Down<S, O> = lower.map(|lower| {
-            let both = move |state| lower(state).and_then(&down);
+            let both = move |state| lower(state).and_then(&*down);
             Arc::new(both) as Arc<dyn Fn(S) -> Result<O, Error> + Send + Sync>
         });
-        Steps { older, up: Arc::new(move |state| up(state).and_then(|state| higher(state))), down }.noted()
+        let up = Arc::new(move |state| up(state).and_then(|state| higher(state)));
+        Steps { older, up, down, look }.noted()
     }
 
     /// The form before, without a way back to it and to what is older.
@@ -114,7 +146,7 @@ impl<S: State, L: 'static> Steps<S, L> {
     ) -> Steps<S, O> {
         let Self { older, up: higher, .. } = self;
         let up: Up<O, S> = Arc::new(move |state| up(state).and_then(|state| higher(state)));
-        Steps { older, up, down: None }.noted()
+        Steps { older, up, down: None, look: None }.noted()
     }
 
     /// That is all.
@@ -123,14 +155,33 @@ impl<S: State, L: 'static> Steps<S, L> {
     }
 }
 
+impl<S: State + Sync> Steps<S> {
+    /// As [`Steps::from`], for the first step: `down` only looks at the state, and makes the older form beside it. So
+    /// no copy of the state has to be made first, which takes longer than all the rest where it is large.
+    #[must_use]
+    pub fn from_ref<O: State>(
+        self,
+        up: impl Fn(O) -> Result<S, Error> + Send + Sync + 'static,
+        down: impl Fn(&S) -> Result<O, Error> + Send + Sync + 'static,
+    ) -> Steps<S, O> {
+        let down = Arc::new(down);
+        let look: Look<S, O> = down.clone();
+        let down: Down<S, O> = Some(Arc::new(move |state: S| down(&state)));
+        Steps { older: self.older, up: Arc::new(up), down, look: Some((share, look)) }.noted()
+    }
+}
+
 impl<S: State, O: State> Steps<S, O> {
     /// Adds the form that was just reached.
     fn noted(mut self) -> Self {
         let up = self.up.clone();
-        let give = self.down.clone().map(|down| {
-            let give = move |state, into: &mut dyn Write| codec::encode(&down(state)?, into);
-            Box::new(give) as Give<S>
-        });
+        let give = match (self.look.clone(), self.down.clone()) {
+            (Some((share, look)), _) => {
+                Some(Give::Look(share, Box::new(move |state, into| written(look(state)?, into))))
+            }
+            (None, Some(down)) => Some(Give::Copy(Box::new(move |state, into| written(down(state)?, into)))),
+            (None, None) => None,
+        };
         self.older.push(Older {
             version: O::SCHEMA,
             shape: shape_hash::<O>(),
@@ -139,4 +190,9 @@ impl<S: State, O: State> Steps<S, O> {
         });
         self
     }
+}
+
+fn written<O: State>(state: O, into: &mut Sink<'_>) -> Result<Spent, Error> {
+    codec::encode(&state, into)?;
+    Ok(Box::new(state))
 }

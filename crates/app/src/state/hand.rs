@@ -18,7 +18,9 @@ use relmgr_abi::state::{Schema, Trial};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
-use super::codec::{self, ChunkReader, ChunkWriter};
+use super::change::{Give, Spent};
+use super::codec;
+use super::shared::{Share, Shared};
 use super::{CodeChange, State, Stateful};
 use crate::instance::{Running, outcome};
 use crate::response::describe;
@@ -109,7 +111,7 @@ enum Stage {
     Abandoned,
     /// It is being written.
     Writing,
-    /// Here.
+    /// Here: the state itself, or a share of it.
     Held(Box<dyn Any + Send>),
 }
 
@@ -197,10 +199,10 @@ impl<A: Stateful> Kind<A> for WithState {
         std::thread::spawn(move || {
             let send = |chunk| chunks.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into());
             let written = caught("code_change", || {
-                let mut writer = ChunkWriter::new(to, shape, send)?;
+                let mut writer = codec::sink(to, shape, send)?;
                 match to == A::State::SCHEMA {
                     true => codec::encode(&state, &mut writer)?,
-                    false => change.give(state, to, &mut writer)?,
+                    false => drop(change.giving(to)?.give(state, &mut writer)?),
                 }
                 Ok(writer.finish().map(drop)?)
             });
@@ -250,7 +252,7 @@ impl<A: Stateful> Kind<A> for WithState {
             return Err(words);
         }
         let (chunks, body) = mpsc::channel(AHEAD);
-        tokio::task::spawn_blocking(move || write(&change, state, &kept, (schema, shape), &chunks));
+        tokio::task::spawn_blocking(move || write(&change, state, &kept, (schema, shape), chunks));
         Ok(FfiBody::new(Written(body)))
     }
 
@@ -264,12 +266,16 @@ impl<A: Stateful> Kind<A> for WithState {
     }
 
     async fn back(app: App<A>, kept: Arc<Kept>) -> Result<(), String> {
-        match kept.take_back().await.map(<Box<dyn Any + Send>>::downcast::<A::State>) {
-            Some(Ok(state)) => resume(app, *state).await,
-            // What is kept was put there by `give`.
-            Some(Err(_)) => Err("what was kept is no state".into()),
-            None => Ok(()),
-        }
+        let Some(held) = kept.take_back().await else { return Ok(()) };
+        let state = match held.downcast::<A::State>() {
+            Ok(state) => *state,
+            Err(held) => match held.downcast::<Box<dyn Shared<A::State>>>() {
+                Ok(shared) => alone(*shared, &kept).await,
+                // What is kept was put there by `give`.
+                Err(_) => return Err("what was kept is no state".into()),
+            },
+        };
+        resume(app, state).await
     }
 }
 
@@ -290,17 +296,30 @@ fn write<S: State>(
     state: S,
     kept: &Arc<Kept>,
     (schema, shape): (u32, u64),
-    chunks: &mpsc::Sender<Chunk>,
+    chunks: mpsc::Sender<Chunk>,
 ) {
     let send = |chunk| chunks.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into());
     let written = match schema == S::SCHEMA {
-        true => write_own(state, shape, kept, send),
-        false => write_older(change, state, kept, (schema, shape), send),
+        true => write_own(state, shape, kept, send).map(|()| None),
+        false => match change.giving(schema) {
+            Ok(Give::Copy(give)) => write_changed(give, state, kept, (schema, shape), send).map(Some),
+            Ok(Give::Look(share, give)) => {
+                write_looked_at((*share, give), state, kept, (schema, shape), send).map(Some)
+            }
+            Err(words) => {
+                kept.put(state);
+                Err(words)
+            }
+        },
     };
-    if let Err(words) = written {
+    let spent = written.unwrap_or_else(|words| {
         // Who gave up does not listen.
         let _ = chunks.blocking_send(Err(words));
-    }
+        None
+    });
+    // The end, before what takes a while and nobody is to wait for.
+    drop(chunks);
+    drop(spent);
 }
 
 /// Writes the state in its own form, and keeps it.
@@ -310,45 +329,117 @@ fn write_own<S: State>(
     kept: &Kept,
     send: impl FnMut(Vec<u8>) -> io::Result<()>,
 ) -> Result<(), String> {
-    let written = caught("writing the state", || {
-        let mut chunks = ChunkWriter::new(S::SCHEMA, shape, send)?;
-        codec::encode(&state, &mut chunks)?;
-        Ok(chunks.finish().map(drop)?)
-    });
+    let written = encode(&state, shape, send);
     kept.put(state);
     written
 }
 
+fn encode<S: State>(
+    state: &S,
+    shape: u64,
+    send: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> Result<(), String> {
+    caught("writing the state", || {
+        let mut chunks = codec::sink(S::SCHEMA, shape, send)?;
+        codec::encode(state, &mut chunks)?;
+        Ok(chunks.finish().map(drop)?)
+    })
+}
+
 /// Writes a copy of the state in an older form. The copy goes by way of its bytes, since nothing else is known of how
 /// to make one, and another thread writes them: the state itself is out of reach of whatever the change does.
-fn write_older<S: State>(
-    change: &CodeChange<S>,
+fn write_changed<S: State>(
+    give: impl FnOnce(S, &mut codec::Sink<'_>) -> Result<Spent, Error>,
     state: S,
     kept: &Arc<Kept>,
     (schema, shape): (u32, u64),
     send: impl FnMut(Vec<u8>) -> io::Result<()>,
-) -> Result<(), String> {
+) -> Result<Spent, String> {
     let own_shape = super::shape_hash::<S>();
-    let (chunks, copied) = std::sync::mpsc::sync_channel::<Vec<u8>>(AHEAD);
+    let (chunks, copied) = std::sync::mpsc::sync_channel(AHEAD);
     let keeper = kept.clone();
-    let copier = std::thread::spawn(move || {
-        let send = |chunk| chunks.send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into());
-        write_own(state, own_shape, &keeper, send)
-    });
+    let copier = std::thread::spawn(move || write_own(state, own_shape, &keeper, to_copy(chunks)));
     let changed = caught("code_change", move || {
-        let next = || Ok(copied.recv().ok().map(Bytes::from));
-        let mut from = ChunkReader::new(S::SCHEMA, own_shape, next)?;
-        let copy = codec::decode(&mut from)?;
-        from.finish()?;
-        let mut chunks = ChunkWriter::new(schema, shape, send)?;
-        change.give(copy, schema, &mut chunks)?;
-        Ok(chunks.finish().map(drop)?)
+        let copy = decode_copy(own_shape, copied)?;
+        let mut chunks = codec::sink(schema, shape, send)?;
+        let spent = give(copy, &mut chunks)?;
+        chunks.finish()?;
+        Ok(spent)
     });
     match (copier.join(), changed) {
         (Ok(Err(words)), Err(changed)) if !words.contains("broken pipe") => {
             Err(format!("{words}; then {changed}"))
         }
         (_, changed) => changed,
+    }
+}
+
+fn to_copy(chunks: std::sync::mpsc::SyncSender<Vec<u8>>) -> impl FnMut(Vec<u8>) -> io::Result<()> {
+    move |chunk| chunks.send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into())
+}
+
+fn decode_copy<S: State>(shape: u64, chunks: std::sync::mpsc::Receiver<Vec<u8>>) -> Result<S, Error> {
+    let next = move || Ok(chunks.recv().ok().map(Bytes::from));
+    let mut from = codec::source(S::SCHEMA, shape, next)?;
+    let copy = codec::decode(&mut from)?;
+    from.finish()?;
+    Ok(copy)
+}
+
+/// Writes an older form that is made beside the state, which is kept from the beginning.
+fn write_looked_at<S: State>(
+    (share, give): (Share<S>, impl FnOnce(&S, &mut codec::Sink<'_>) -> Result<Spent, Error>),
+    state: S,
+    kept: &Kept,
+    (schema, shape): (u32, u64),
+    send: impl FnMut(Vec<u8>) -> io::Result<()>,
+) -> Result<Spent, String> {
+    let state = share(state);
+    kept.put(state.another());
+    let written = caught("code_change", || {
+        let mut chunks = codec::sink(schema, shape, send)?;
+        let spent = give(state.state(), &mut chunks)?;
+        chunks.finish()?;
+        Ok(spent)
+    });
+    drop(state);
+    kept.written.notify_waiters();
+    written
+}
+
+/// The state of `shared`, once nobody looks at it any more; a copy of it where somebody does not come to an end.
+async fn alone<S: State>(mut shared: Box<dyn Shared<S>>, kept: &Kept) -> S {
+    let mut can_be_copied = true;
+    loop {
+        let mut written = std::pin::pin!(kept.written.notified());
+        written.as_mut().enable();
+        shared = match shared.into_state() {
+            Ok(state) => return state,
+            Err(shared) => shared,
+        };
+        if !can_be_copied {
+            written.await;
+        } else if tokio::time::timeout(ABANDONED, written).await.is_err() {
+            let seen = shared.another();
+            match tokio::task::spawn_blocking(move || copy(seen)).await {
+                Ok(Ok(copy)) => return copy,
+                Ok(Err(words)) => crate::log::send(2, "relmgr_app", &words),
+                Err(error) => crate::log::send(2, "relmgr_app", &format!("no copy of the state: {error}")),
+            }
+            can_be_copied = false;
+        }
+    }
+}
+
+/// A copy of a state that others look at.
+fn copy<S: State>(shared: Box<dyn Shared<S>>) -> Result<S, String> {
+    let shape = super::shape_hash::<S>();
+    let (chunks, copied) = std::sync::mpsc::sync_channel(AHEAD);
+    let writer = std::thread::spawn(move || encode(shared.state(), shape, to_copy(chunks)));
+    let copy = caught("reading a copy of the state", || decode_copy(shape, copied));
+    match writer.join() {
+        Ok(Err(words)) => Err(words),
+        _ => copy,
     }
 }
 
@@ -368,7 +459,7 @@ async fn read<A: Stateful>(schema: u32, mut body: FfiBody) -> Result<(A::State, 
     let reading = tokio::task::spawn_blocking(move || {
         caught("code_change", || {
             let next = || pieces.blocking_recv().transpose().map_err(io::Error::other);
-            let mut from = ChunkReader::new(schema, shape, next)?;
+            let mut from = codec::source(schema, shape, next)?;
             let state = change.take(schema, &mut from)?;
             Ok((state, from.finish()?))
         })

@@ -77,6 +77,7 @@ mod change;
 mod codec;
 mod hand;
 mod shape;
+mod shared;
 #[cfg(test)]
 mod tests;
 

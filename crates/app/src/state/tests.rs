@@ -1,14 +1,15 @@
 //! Shapes, chains and the bytes, without a host.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::codec::{ChunkReader, ChunkWriter};
+use super::codec::{self, Sink, Source};
 use super::{CodeChange, Shape, State, shape_hash};
+use crate::Error;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, State)]
 #[state(version = 1)]
@@ -55,39 +56,38 @@ fn chain() -> CodeChange<Three> {
         .done()
 }
 
-fn written(write: impl FnOnce(&mut dyn Write), schema: u32, shape: u64) -> Vec<u8> {
+fn written(write: impl FnOnce(&mut Sink<'_>), schema: u32, shape: u64) -> Vec<u8> {
     let mut bytes = vec![];
-    let mut chunks = ChunkWriter::new(schema, shape, |chunk| {
+    let send = |chunk| {
         bytes.extend(chunk);
         Ok(())
-    })
-    .unwrap();
+    };
+    let mut chunks = codec::sink(schema, shape, send).unwrap();
     write(&mut chunks);
     chunks.finish().unwrap();
     bytes
 }
 
+fn give<S: State>(change: &CodeChange<S>, state: S, schema: u32, into: &mut Sink<'_>) -> Result<(), Error> {
+    change.giving(schema)?.give(state, into).map(drop)
+}
+
 /// A reader of `bytes` that get them in pieces of `size`.
-fn reader(
-    bytes: &[u8],
-    size: usize,
-    schema: u32,
-    shape: u64,
-) -> std::io::Result<ChunkReader<impl FnMut() -> std::io::Result<Option<Bytes>>>> {
+fn reader(bytes: &[u8], size: usize, schema: u32, shape: u64) -> io::Result<Source<'static>> {
     let mut pieces: Vec<_> = bytes.chunks(size.max(1)).map(Bytes::copy_from_slice).rev().collect();
-    ChunkReader::new(schema, shape, move || Ok(pieces.pop()))
+    codec::source(schema, shape, move || Ok(pieces.pop()))
 }
 
 #[test]
 fn a_chain_goes_up_and_down_over_several_forms() {
     let change = chain();
-    let one = written(|into| super::codec::encode(&One { count: 7 }, into).unwrap(), 1, shape_hash::<One>());
+    let one = written(|into| codec::encode(&One { count: 7 }, into).unwrap(), 1, shape_hash::<One>());
     let three = change.take(1, &mut reader(&one, 5, 1, change.shape(1).unwrap()).unwrap()).unwrap();
     assert_eq!(three.counts, BTreeMap::from([("0".into(), 7)]));
 
-    let down = written(|into| change.give(three.clone(), 1, into).unwrap(), 1, shape_hash::<One>());
+    let down = written(|into| give(&change, three.clone(), 1, into).unwrap(), 1, shape_hash::<One>());
     assert_eq!(down, one, "down is what up came from");
-    let two = written(|into| change.give(three, 2, into).unwrap(), 2, shape_hash::<Two>());
+    let two = written(|into| give(&change, three, 2, into).unwrap(), 2, shape_hash::<Two>());
     let change_of_two: CodeChange<Two> = CodeChange::none();
     let two = change_of_two.take(2, &mut reader(&two, 3, 2, shape_hash::<Two>()).unwrap()).unwrap();
     assert_eq!(two, Two { counts: vec![7] });
@@ -97,7 +97,7 @@ fn a_chain_goes_up_and_down_over_several_forms() {
 fn what_a_change_refuses_and_what_has_no_way_is_an_error() {
     let change = chain();
     let two = Three { counts: BTreeMap::from([("a".into(), 1), ("b".into(), 2)]), kind: Kind::Plain };
-    let error = change.give(two, 1, &mut vec![]).unwrap_err();
+    let error = give(&change, two, 1, &mut codec::sink(1, 0, |_| Ok(())).unwrap()).unwrap_err();
     assert_eq!(error.to_string(), "2 counts are not one");
     assert!(change.shape(9).unwrap_err().contains("schema 9"));
     let one_way: CodeChange<Two> =
@@ -270,7 +270,7 @@ fn another_schema_and_another_shape_are_refused() {
 fn what_is_left_over_is_an_error() {
     let bytes = written(|into| into.write_all(&[1, 2]).unwrap(), 1, 2);
     let mut from = reader(&bytes, 64, 1, 2).unwrap();
-    assert_eq!(super::codec::decode::<u8>(&mut from).unwrap(), 1);
+    assert_eq!(codec::decode::<u8>(&mut from).unwrap(), 1);
     assert!(from.finish().unwrap_err().to_string().contains("goes on after its end"));
 }
 
@@ -284,7 +284,7 @@ proptest! {
     ) {
         let content: Vec<u8> = (0..len).map(|at| (at * 31 % 251) as u8).collect();
         let bytes = written(|into| into.write_all(&content).unwrap(), 1, 2);
-        let read = |bytes: &[u8]| -> std::io::Result<Vec<u8>> {
+        let read = |bytes: &[u8]| -> io::Result<Vec<u8>> {
             let mut from = reader(bytes, size, 1, 2)?;
             let mut found = vec![];
             from.read_to_end(&mut found)?;
