@@ -208,6 +208,32 @@ async fn whatever_goes_wrong_on_the_way_leaves_the_old_state_intact() {
     assert_eq!(scene.all().await, expected);
 }
 
+/// A step down by reference has hold of the state for as long as it runs, also when it does not come to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_down_that_looks_at_the_state_leaves_it_with_the_release_that_serves() {
+    let scene = Scene::new("[upgrade]\nquiesce = \"1s\"\n");
+    scene.add("a", 5).await;
+    scene.node.relmgr(&["upgrade", "1.0.2"]).ok();
+    for (told, words) in [
+        ("down-fails", "down fails on purpose"),
+        ("down-panics", "down panics on purpose"),
+        ("down-hangs", "took longer than 1s (upgrade.quiesce)"),
+        ("garbage", "code_change failed"),
+        ("resume-of-1", "resume fails on purpose"),
+    ] {
+        scene.tell(told);
+        scene.node.relmgr(&["downgrade", "1.0.1", "--retry"]).failed(1, &[words, "code change"]);
+        // One that hangs does so still.
+        assert_eq!((scene.current().as_str(), scene.all().await), ("1.0.2", numbers(&[("a", 5)])), "{told}");
+        scene.add("a", 1).await;
+        scene.tell("");
+        scene.add("a", -1).await;
+        wait_for("one library is left", || (scene.node.mapped().len() == 1).then_some(()));
+    }
+    scene.node.relmgr(&["downgrade", "1.0.1", "--retry"]).ok();
+    assert_eq!(scene.all().await, numbers(&[("a", 5)]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_killed_in_the_middle_of_it_comes_back_with_the_old_release() {
     let scene = Scene::new("");

@@ -32,8 +32,8 @@ pub fn main() -> anyhow::Result<()> {
         Node::serving("relmgr-state", "[upgrade]\nquiesce = \"60s\"\n", &[&forms[0], &forms[1], &forms[2]]);
     println!("\nIn-memory state from one release to another, medians of {ROUNDS}, milliseconds\n");
     println!(
-        "  {:>9} {:>9} {:<13} {:>8} {:>8} {:>7} {:>8} {:>8} {:>9}",
-        "records", "bytes", "way", "waited", "codec", "ratio", "step", "own form", "peak"
+        "  {:>9} {:>9} {:<13} {:>8} {:>8} {:>7} {:>8} {:>7} {:>8} {:>9}",
+        "records", "bytes", "way", "waited", "codec", "ratio", "step", "rest", "own form", "peak"
     );
     for records in RECORDS {
         get(&node, &format!("/fill?records={records}"))?;
@@ -54,11 +54,12 @@ pub fn main() -> anyhow::Result<()> {
             // The form that it comes from is the one that crosses.
             up.own.clone_from(&up.codec);
             for (name, way) in [("up", up), (down_is, down)] {
-                let (waited, codec) = (median(way.waited), median(way.codec));
+                let (waited, codec, step) = (median(way.waited), median(way.codec), median(way.step));
                 println!(
-                    "  {records:>9} {bytes:>9} {name:<14} {waited:>7.1} {codec:>8.1} {:>7.2} {:>8.1} {:>8.1} {:>5} MiB",
+                    "  {records:>9} {bytes:>9} {name:<14} {waited:>7.1} {codec:>8.1} {:>7.2} {step:>8.1} {:>7.2} \
+                     {:>8.1} {:>5} MiB",
                     waited / codec,
-                    median(way.step),
+                    (waited - step) / codec,
                     median(way.own),
                     way.peak / 1024,
                 );
@@ -70,6 +71,7 @@ pub fn main() -> anyhow::Result<()> {
          codec     writing the form that crosses to a vector and reading it from there, one after the other, on one\n            \
          thread that has just begun, in the library of the release that gives the state; goal: a ratio of 1.2\n  \
          step      the application's own change from one form to the other, alone; the wait has it in it\n  \
+         rest      the ratio without the step\n  \
          own form  as codec, of the form that the giving release keeps\n  \
          peak      resident memory of the host in the course of one hand-over, the largest of all"
     );
@@ -81,7 +83,8 @@ fn costs(node: &Node) -> anyhow::Result<serde_json::Value> {
 }
 
 fn sum<const N: usize>(costs: &serde_json::Value, names: [&str; N]) -> anyhow::Result<f64> {
-    let times = names.iter().map(|name| costs[name].as_f64().with_context(|| format!("no {name} in {costs}")));
+    let times =
+        names.iter().map(|name| costs[name].as_f64().with_context(|| format!("no {name} in {costs}")));
     times.sum()
 }
 

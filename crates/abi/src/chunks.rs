@@ -15,6 +15,10 @@ const MAGIC: [u8; 5] = *b"RMST\x01";
 /// Large enough that what is done for each chunk is nothing beside its checksum, small enough for a cache.
 const CHUNK: usize = 256 * 1024;
 
+/// The first chunk; each is twice as large as the one before it up to [`CHUNK`]. So whoever reads begins early, also
+/// where the whole state is less than one full chunk.
+const FIRST_CHUNK: usize = 16 * 1024;
+
 /// Before the bytes of a chunk.
 const CHUNK_HEAD: usize = 8;
 
@@ -27,6 +31,8 @@ pub fn hex(shape: u64) -> String {
 pub struct ChunkWriter<F> {
     /// The chunk, with room for its head.
     chunk: Vec<u8>,
+    /// Of the chunk, when it is full, with its head.
+    full: usize,
     total: u64,
     send: F,
 }
@@ -41,21 +47,24 @@ impl<F: FnMut(Vec<u8>) -> io::Result<()>> ChunkWriter<F> {
         head.extend(schema.to_le_bytes());
         head.extend(shape.to_le_bytes());
         send(head)?;
-        Ok(Self { chunk: Self::empty(), total: 0, send })
+        let full = CHUNK_HEAD + FIRST_CHUNK;
+        Ok(Self { chunk: Self::empty(full), full, total: 0, send })
     }
 
-    fn empty() -> Vec<u8> {
-        let mut chunk = Vec::with_capacity(CHUNK_HEAD + CHUNK);
+    fn empty(full: usize) -> Vec<u8> {
+        let mut chunk = Vec::with_capacity(full);
         chunk.resize(CHUNK_HEAD, 0);
         chunk
     }
 
+    #[cold]
     fn send_chunk(&mut self) -> io::Result<()> {
         let len = self.chunk.len() - CHUNK_HEAD;
         if len == 0 {
             return Ok(());
         }
-        let mut chunk = std::mem::replace(&mut self.chunk, Self::empty());
+        self.full = CHUNK_HEAD + CHUNK.min(2 * (self.full - CHUNK_HEAD));
+        let mut chunk = std::mem::replace(&mut self.chunk, Self::empty(self.full));
         let crc = crc32fast::hash(&chunk[CHUNK_HEAD..]);
         // Never longer than `CHUNK`.
         chunk[..4].copy_from_slice(&(len as u32).to_le_bytes());
@@ -80,12 +89,27 @@ impl<F: FnMut(Vec<u8>) -> io::Result<()>> ChunkWriter<F> {
 impl<F: FnMut(Vec<u8>) -> io::Result<()>> Write for ChunkWriter<F> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let len = bytes.len().min(CHUNK_HEAD + CHUNK - self.chunk.len());
+        let len = bytes.len().min(self.full - self.chunk.len());
         self.chunk.extend_from_slice(&bytes[..len]);
-        if self.chunk.len() == CHUNK_HEAD + CHUNK {
+        if self.chunk.len() == self.full {
             self.send_chunk()?;
         }
         Ok(len)
+    }
+
+    /// Mostly into the same chunk: an encoder writes a few bytes at a time.
+    #[inline]
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        // The room was made with the chunk.
+        if bytes.len() < self.full - self.chunk.len() {
+            self.chunk.extend_from_slice(bytes);
+            return Ok(());
+        }
+        while !bytes.is_empty() {
+            let len = self.write(bytes)?;
+            bytes = &bytes[len..];
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -155,6 +179,20 @@ impl<F: FnMut() -> io::Result<Option<Bytes>>> ChunkReader<F> {
         }
     }
 
+    /// Reads what is in more than one chunk.
+    #[cold]
+    fn read_over(&mut self, mut into: &mut [u8]) -> io::Result<()> {
+        while !into.is_empty() {
+            let len = self.read(into)?;
+            if len == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            into = &mut into[len..];
+        }
+        Ok(())
+    }
+
+    #[cold]
     fn next_chunk(&mut self) -> io::Result<()> {
         let len = self.piece(4)?.get_u32_le() as usize;
         if len == 0 {
@@ -204,5 +242,15 @@ impl<F: FnMut() -> io::Result<Option<Bytes>>> Read for ChunkReader<F> {
         let len = into.len().min(self.chunk.len());
         self.chunk.copy_to_slice(&mut into[..len]);
         Ok(len)
+    }
+
+    /// Mostly within a chunk: a decoder asks for a few bytes at a time.
+    #[inline]
+    fn read_exact(&mut self, into: &mut [u8]) -> io::Result<()> {
+        if into.len() <= self.chunk.len() {
+            self.chunk.copy_to_slice(into);
+            return Ok(());
+        }
+        self.read_over(into)
     }
 }

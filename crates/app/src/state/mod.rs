@@ -65,7 +65,8 @@
 //! gave, and serves on.
 //!
 //! A downgrade is the same with the roles exchanged: the *newer* release knows how to give the older one its form. It
-//! changes a copy, so that its own state is untouched when that fails.
+//! changes a copy, so that its own state is untouched when that fails. A copy of a large state takes longer than all the
+//! rest: [`from_ref`](Steps::from_ref) needs none, since its step down only looks at the state.
 //!
 //! # What changes the form
 //! [`Shape`] is a description of the type with everything in it. When it differs from that of the release before,
@@ -80,6 +81,7 @@ mod shape;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::future::Future;
 

@@ -12,6 +12,12 @@ use super::{CodeChange, Shape, State, shape_hash};
 use crate::Error;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, State)]
+#[state(version = 0)]
+struct Zero {
+    many: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, State)]
 #[state(version = 1)]
 struct One {
     count: u64,
@@ -91,6 +97,31 @@ fn a_chain_goes_up_and_down_over_several_forms() {
     let change_of_two: CodeChange<Two> = CodeChange::none();
     let two = change_of_two.take(2, &mut reader(&two, 3, 2, shape_hash::<Two>()).unwrap()).unwrap();
     assert_eq!(two, Two { counts: vec![7] });
+}
+
+#[test]
+fn a_first_step_by_reference_gives_what_one_on_a_copy_gives_and_so_does_what_follows_it() {
+    let looks: CodeChange<Two> = CodeChange::steps()
+        .from_ref(
+            |old: One| Ok(Two { counts: vec![old.count] }),
+            |new: &Two| Ok(One { count: new.counts.iter().sum() }),
+        )
+        .from(|old: Zero| Ok(One { count: u64::from(old.many) }), |new: One| Ok(Zero { many: new.count > 1 }))
+        .done();
+    for (schema, shape, value) in [(1, shape_hash::<One>(), 5), (0, shape_hash::<Zero>(), 0xc3)] {
+        let way = looks.giving(schema).unwrap();
+        assert!(matches!(way, super::change::Give::Look(..)), "no copy is made for schema {schema}");
+        let two = Two { counts: vec![2, 3] };
+        let down = written(|into| drop(way.give(two, into).unwrap()), schema, shape);
+        let mut from = reader(&down, 7, schema, shape).unwrap();
+        let mut bytes = vec![];
+        from.read_to_end(&mut bytes).unwrap();
+        // A struct of one field: the array's head, then the value.
+        assert_eq!(bytes, [0x91, value], "schema {schema}");
+        let up = looks.take(schema, &mut reader(&down, 7, schema, shape).unwrap()).unwrap();
+        assert_eq!(up.counts, [if schema == 1 { 5 } else { 1 }]);
+    }
+    assert!(looks.describe().older.iter().all(|older| older.hands_back));
 }
 
 #[test]
