@@ -8,9 +8,10 @@ use nix::unistd::Pid;
 /// for, before everything else.
 pub const TRIALS_OOM_SCORE: i32 = 1000;
 
-/// The host is ended before the supervisor, which starts the next one, even where it is the smaller of the two: by so
-/// much it counts as larger, in thousandths of the memory.
-const HOSTS_OOM_SCORE: i32 = 100;
+/// The host is ended before the supervisor, which starts the next one, even where it is the smaller of the two: it
+/// gives up what the supervisor is spared (the unit's OOMScoreAdjust), at most so many thousandths of the memory. Where
+/// the supervisor is spared nothing it counts as one larger, no more: other services are not to be spared for it.
+const SPARED: i32 = 100;
 
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 
@@ -32,6 +33,21 @@ pub fn is_there(pid: Pid) -> bool {
 
 /// The children of this process, dead ones that nobody has waited for among them.
 pub fn children() -> Vec<Pid> {
+    // The kernel's own lists have those, too, that /proc hides from the node's user.
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists: Option<Vec<_>> =
+        threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).ok()).collect();
+    match lists {
+        Some(lists) if !lists.is_empty() => {
+            let numbers = lists.iter().flat_map(|list| list.split_whitespace());
+            numbers.filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
+        }
+        _ => visible_children(),
+    }
+}
+
+/// Those that /proc shows, for a kernel that has no such lists (CONFIG_PROC_CHILDREN).
+fn visible_children() -> Vec<Pid> {
     let here = nix::unistd::getpid();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -44,7 +60,14 @@ pub fn children() -> Vec<Pid> {
 /// What the system says: then the kernel goes by their size.
 pub fn end_before_the_supervisor() -> std::io::Result<()> {
     let inherited = std::fs::read_to_string(OOM_SCORE)?.trim().parse::<i32>().unwrap_or(0);
-    std::fs::write(OOM_SCORE, (inherited + HOSTS_OOM_SCORE).min(TRIALS_OOM_SCORE).to_string())
+    std::fs::write(OOM_SCORE, hosts_score(inherited).to_string())
+}
+
+fn hosts_score(inherited: i32) -> i32 {
+    match inherited < 0 {
+        true => (inherited + SPARED).min(0),
+        false => (inherited + 1).min(TRIALS_OOM_SCORE),
+    }
 }
 
 /// Has the kernel end this process, a trial, before everything else.
@@ -64,11 +87,17 @@ mod tests {
         assert_eq!(parent(nix::unistd::getpid()), Some(nix::unistd::getppid()));
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
-        assert!(children().contains(&pid) && is_there(pid));
+        assert!(children().contains(&pid) && visible_children().contains(&pid) && is_there(pid));
         child.kill().unwrap();
         assert!(children().contains(&pid), "it is dead or dying, and there");
         child.wait().unwrap();
         assert!(!children().contains(&pid));
+    }
+
+    #[test]
+    fn a_host_is_ended_before_its_supervisor_and_not_before_others() {
+        let scores = [-1000, -100, -50, 0, 500, 1000].map(hosts_score);
+        assert_eq!(scores, [-900, 0, 0, 1, 501, 1000]);
     }
 
     #[test]

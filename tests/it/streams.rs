@@ -128,13 +128,14 @@ async fn clients_that_ask_without_an_end_and_read_no_answer_keep_no_release_in_m
     let node = Node::serving("relmgr-sessions", "[upgrade]\ndrain = \"200ms\"\n", &[&one, &two]);
     let written = Arc::new(AtomicUsize::new(0));
     let mut asking = vec![];
-    for _ in 0..3 {
+    // The second one asks for a protocol that nobody speaks.
+    for fields in ["", "connection: upgrade\r\nupgrade: none\r\n", ""] {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let mut stream = socket.connect(node.address()).await.unwrap();
         let written = written.clone();
         asking.push(tokio::spawn(async move {
-            let requests = "GET / HTTP/1.1\r\nhost: test\r\n\r\n".repeat(100);
+            let requests = format!("GET / HTTP/1.1\r\nhost: test\r\n{fields}\r\n").repeat(100);
             while stream.write_all(requests.as_bytes()).await.is_ok() {
                 written.fetch_add(1, Ordering::Relaxed);
             }

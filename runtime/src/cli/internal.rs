@@ -97,6 +97,9 @@ pub(super) fn preflight(args: PreflightArgs) -> ExitCode {
         tracing::error!(%error, "the trial cannot be confined");
         return ExitCode::FAILURE;
     }
+    if let Err(error) = process::end_first() {
+        tracing::warn!(%error, "when memory runs out, the kernel may end the host instead of this trial");
+    }
     let state = args.state.as_deref().zip(args.schema);
     match (state, args.give.zip(args.into)) {
         (Some(state), Some((schema, into))) => {

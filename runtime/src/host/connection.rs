@@ -254,7 +254,7 @@ pub struct Connections {
     told: AtomicU8,
     /// Those whose clients do not take what there is to write.
     waiting: Arc<AtomicUsize>,
-    // Locked when a connection opens or closes and by the sweep, never for a request.
+    // Locked when a connection opens or closes, by the sweep and by a drain, never for a request.
     open: Mutex<Slab<Arc<Connection>>>,
 }
 
@@ -304,13 +304,11 @@ impl Connections {
             && super::lock(&self.open).iter().any(|(_, connection)| connection.keeps_bytes_of(generation))
     }
 
-    /// Ends those that may.
-    pub fn abort_keepers_of(&self, generation: u64) {
-        for (_, connection) in super::lock(&self.open).iter() {
-            if connection.keeps_bytes_of(generation) {
-                connection.give(Order::Abort);
-            }
-        }
+    /// Ends those that may; how many they were.
+    pub fn abort_keepers_of(&self, generation: u64) -> usize {
+        let open = super::lock(&self.open);
+        let keepers = open.iter().filter(|(_, connection)| connection.keeps_bytes_of(generation));
+        keepers.map(|(_, connection)| connection.give(Order::Abort)).count()
     }
 
     /// Has the connections finish one after the other, spread over `time`: those who come back do not all come at

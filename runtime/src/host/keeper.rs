@@ -13,6 +13,7 @@
 //! are found and ended. The keeper ends last, as the trial has ended: with its exit code, or of its signal.
 
 use std::process::{ExitCode, exit};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::prctl::{set_child_subreaper, set_dumpable, set_pdeathsig};
@@ -23,6 +24,9 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use super::loader::sys;
 use crate::process;
+
+/// Ending what can be ended takes milliseconds.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What this process is after [`part`].
 pub enum Part {
@@ -90,17 +94,19 @@ fn wait_for(trial: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// Ends every descendant: the children of one that has ended become the keeper's own, until there are none.
+/// Ends every descendant: the children of one that has ended become the keeper's own, until there are none. What cannot
+/// be ended, another user's or one that waits for a disk, is left after a while: the trial's word is waited for.
 fn end_all() {
-    loop {
+    let deadline = Instant::now() + END_PATIENCE;
+    while Instant::now() < deadline {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) => {
                 // Nobody else waits for them, so the numbers are theirs.
                 for child in process::children() {
                     let _ = kill(child, Signal::SIGKILL);
                 }
-                // At least one of them ends; a descendant that was in between is a child in the next round.
-                let _ = waitpid(None, None);
+                // They end, and a descendant that was in between is a child in the next round.
+                std::thread::sleep(Duration::from_millis(1));
             }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return,

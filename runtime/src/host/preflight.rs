@@ -28,7 +28,6 @@ use relmgr_model::manifest::AbiVersion;
 use super::app;
 use super::lend;
 use super::loader::library::Library;
-use crate::process;
 
 /// What a release that passed says of itself: one line on stdout.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -67,14 +66,13 @@ fn told(tried: anyhow::Result<()>) -> ExitCode {
 }
 
 /// Limits what this process may use, before a line of the release's code runs: processor time, memory that is written
-/// to, open files. Where memory runs out it is the first to be ended, not the host that serves.
+/// to, open files.
 ///
 /// # Errors
 /// What the system says.
 pub fn confine(cpu_seconds: u64, memory_bytes: u64, files: u64) -> std::io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
 
-    process::end_first()?;
     // A second more until SIGKILL, should SIGXCPU be caught.
     setrlimit(Resource::RLIMIT_CPU, cpu_seconds, cpu_seconds.saturating_add(1))?;
     if memory_bytes > 0 {

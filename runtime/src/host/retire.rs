@@ -38,6 +38,9 @@ const RETRY_PATIENCE: Duration = Duration::from_millis(20);
 /// How often a count is looked at while it should go to nothing. tokio's timers have this granularity.
 const GLANCE: Duration = Duration::from_millis(1);
 
+/// How often the connections are looked at where there was an unread answer.
+const LOOK_FOR_UNREAD: Duration = Duration::from_millis(10);
+
 /// How far the end of a generation has come.
 enum Stage {
     /// Requests may still be in flight.
@@ -104,26 +107,37 @@ async fn keep_trying(mut stage: Stage, facts: Arc<Facts>, gone: impl FnOnce()) {
 /// Returns how many requests were in flight.
 async fn drain_requests(generation: &Generation, connections: &Connections, drain: Duration) -> u64 {
     let facts = &generation.facts;
-    let over = || facts.in_flight() == 0 && !connections.keep_bytes_of(facts.id);
-    if until(drain, over).await {
+    // Whether there are unread answers is asked less often: it means a look at every connection.
+    let mut seen = None::<Instant>;
+    let mut over = || {
+        if facts.in_flight() > 0 || seen.is_some_and(|at| at.elapsed() < LOOK_FOR_UNREAD) {
+            return false;
+        }
+        seen = connections.keep_bytes_of(facts.id).then(Instant::now);
+        seen.is_none()
+    };
+    if until(drain, &mut over).await {
         return 0;
     }
     let cut = facts.in_flight();
     facts.measures.cut.store(cut, Ordering::Relaxed);
     // 1. Handlers and bodies are told, and end.
     generation.purge();
-    if until(NOTICE, over).await {
+    if until(NOTICE, &mut over).await {
         return cut;
     }
     // 2. hyper asks a body for nothing while its client takes nothing: such a connection ends, and so does one whose
     //    client takes no small answers. One of HTTP/2 takes nothing new and has a little time for its other streams.
     facts.stakes.end_connections();
-    connections.abort_keepers_of(facts.id);
-    if until(PURGE_PATIENCE, over).await {
+    let unread = connections.abort_keepers_of(facts.id);
+    if unread > 0 {
+        tracing::warn!(version = %facts.version, "{unread} connections ended with the drain: their clients did not read");
+    }
+    if until(PURGE_PATIENCE, &mut over).await {
         return cut;
     }
     facts.stakes.abort_connections();
-    until(PURGE_PATIENCE, over).await;
+    until(PURGE_PATIENCE, &mut over).await;
     cut
 }
 
@@ -197,7 +211,7 @@ async fn unwrap<T>(shared: Arc<T>, patience: Duration) -> Result<T, Arc<T>> {
 }
 
 /// Waits until `condition` holds, at most `patience`; whether it does.
-pub async fn until(patience: Duration, condition: impl Fn() -> bool) -> bool {
+pub async fn until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     loop {
         if condition() {

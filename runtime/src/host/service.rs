@@ -161,6 +161,8 @@ fn hand_over(asking: Asking, guard: RequestGuard, mut request: Request<Incoming>
     let (feed, source) = upgraded::source(guard.generation().mapping());
     let body = Some(FfiBody::new(source));
     let generation = guard.generation();
+    // It may be refused with a small answer.
+    connection.is_answered_by(generation.facts.id);
     let future = with_head(&head, &origin, generation, id, |head| generation.call(head, body.into()));
     let answer = Answer::waiting(Held::new(future, guard), head.headers, id, turn);
     Box::pin(async move {
@@ -229,7 +231,10 @@ fn dispatch(
 ) -> Answer {
     let (head, body) = request.into_parts();
     let generation = guard.generation();
-    turn.connection().is_answered_by(generation.facts.id);
+    if !turn.remembers_fields() {
+        // Of one with many answers at once nothing of a library's own is left to write without a guard.
+        turn.connection().is_answered_by(generation.facts.id);
+    }
     let body = (!body.is_end_stream())
         .then(|| FfiBody::new(RequestSource::new(body, limit, generation.mapping().clone())));
     let future = with_head(&head, origin, generation, id, |head| generation.call(head, body.into()));

@@ -5,7 +5,8 @@
 //! trial is refused. An orphan stays a descendant of the keeper (`host::keeper`), whatever group, session, user or
 //! environment it has, and none outlives the trial.
 //!
-//! It is no wall: a process that means harm has another one ask, at or sshd or the keeper's debugger. Such a release
+//! It is no wall: a process that means harm has another one ask, at or sshd or the keeper's debugger, or hides itself
+//! where /proc shows only what one may trace. Such a release
 //! does harm as soon as it serves, and it is signatures that keep it out. This keeps out what does not know where it
 //! runs: a `check` that asks the node for its version, a library that reloads or stops "its" service.
 
@@ -67,24 +68,28 @@ impl Peer {
     }
 }
 
+/// A process with more of them, or whose ancestors end faster than they are looked at, is not waited for.
+const MOST_ANCESTORS: usize = 1024;
+
 /// Whether one of `keepers` is process `pid` or an ancestor of it.
 fn descends_from(pid: Pid, keepers: &BTreeSet<Pid>) -> std::io::Result<bool> {
     let mut at = pid;
-    // The first of all has the parent 0, and so has one whose parent is in another namespace.
-    while at.as_raw() > 0 {
+    for _ in 0..MOST_ANCESTORS {
         if keepers.contains(&at) {
             return Ok(true);
         }
         at = match process::parent(at) {
+            // The first of all has none here, and so has one whose parent is in another namespace.
+            Some(parent) if parent.as_raw() == 0 => return Ok(false),
             Some(parent) => parent,
-            // Hidden (proc(5), hidepid), as nothing of a trial is.
+            // Hidden (proc(5), hidepid): sshd's, say, or one that has hidden itself.
             None if process::is_there(at) => return Ok(false),
             None if at == pid => return Err(std::io::Error::other("the process is gone")),
             // An ancestor that has ended meanwhile: its children have another parent, one that is nearer to a keeper.
             None => pid,
         };
     }
-    Ok(false)
+    Err(std::io::Error::other("its ancestors do not come to an end"))
 }
 
 #[cfg(test)]

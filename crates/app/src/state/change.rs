@@ -32,12 +32,15 @@ type Take<S> = Box<dyn Fn(&mut Source<'_>) -> Result<S, Error> + Send + Sync>;
 /// What has been written and is no longer needed. Dropping it takes a while.
 pub(super) type Spent = Box<dyn Any + Send>;
 
+type Changed<S> = Box<dyn Fn(S, &mut Sink<'_>) -> Result<Spent, Error> + Send + Sync>;
+type LookedAt<S> = Box<dyn Fn(&S, &mut Sink<'_>) -> Result<Spent, Error> + Send + Sync>;
+
 /// How a state is given in an older form.
 pub(super) enum Give<S> {
     /// A copy of it is changed.
-    Copy(Box<dyn Fn(S, &mut Sink<'_>) -> Result<Spent, Error> + Send + Sync>),
+    Copy(Changed<S>),
     /// The step only looks at it.
-    Look(Share<S>, Box<dyn Fn(&S, &mut Sink<'_>) -> Result<Spent, Error> + Send + Sync>),
+    Look(Share<S>, LookedAt<S>),
 }
 
 /// The steps down from the newest form, one release's form after the other.

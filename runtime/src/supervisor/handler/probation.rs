@@ -82,7 +82,9 @@ impl OnProbation {
         let steps = vec![step, Step::Drain];
         let _ =
             tell.send(Progress::Started { kind: request.kind, from: from.clone(), to: to.clone(), steps });
-        let _ = tell.send(Progress::StepStarted { step });
+        if !request.dry_run {
+            let _ = tell.send(Progress::StepStarted { step });
+        }
         let result = if request.dry_run { Ok(()) } else { self.order(kind, uid).await };
         let (outcome, error) = match result {
             Ok(()) => (Outcome::Done, None),
