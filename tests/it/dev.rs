@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use relmgr_testkit::dev::Dev;
-use relmgr_testkit::kit::{Done, Node, bin, target_dir, wait_for, workspace};
+use relmgr_testkit::kit::{Done, Node, bin, target_dir, wait_for, wait_for_build, workspace};
 use serde_json::Value;
 
 use crate::client::Connection;
@@ -289,13 +289,12 @@ fn a_build_ends_with_it() {
                  std::fs::write({told:?}, pids).unwrap();\n    loop {{\n        std::thread::park();\n    }}\n}}\n"
             ),
         );
-        dev.next("changed");
-        let text = wait_for("the build's program runs", || {
+        let text = wait_for_build("the build's program runs", || {
             std::fs::read_to_string(&told).ok().filter(|text| text.ends_with('.'))
         });
         let pids: Vec<&str> = text.trim_end_matches('.').split(' ').collect();
         dev.signal(signal);
-        dev.next("stopped");
+        dev.until(|event| event["event"] == "stopped");
         assert_eq!(dev.wait().code(), Some(0));
         wait_for("cargo and what it ran are gone", || {
             pids.iter().all(|pid| !Path::new("/proc").join(pid).exists()).then_some(())

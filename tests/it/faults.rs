@@ -90,7 +90,11 @@ fn clients_saw(fault: &Fault, seen: &Report) {
             assert_eq!(seen.closed_connections(), 0, "connections stay open");
         }
         End::HostDied | End::HostDiedEarly => {
-            assert!(seen.failures() <= CONNECTIONS as u64, "more than what was in flight: {kinds}");
+            // One that is about to run out of memory may stand still for longer than a client waits.
+            let late = [Failure::Timeout, Failure::ConnectTimeout];
+            let late: u64 = late.iter().filter_map(|failure| seen.failed.get(failure)).sum();
+            let failures = seen.failures() - late;
+            assert!(failures <= CONNECTIONS as u64, "more than what was in flight: {kinds}");
             assert!(!seen.failed.contains_key(&Failure::Refused), "{kinds}");
         }
     }

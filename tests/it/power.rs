@@ -53,7 +53,10 @@ async fn images(sync: &str) -> (Node, Vec<Image>) {
         watched.end_step(number);
         match number {
             8 => drop(node.relmgr(&["upgrade", "1.0.1"]).ok()),
-            16 => kill_host(&node),
+            16 => {
+                kill_host(&node);
+                watched.died();
+            }
             _ => {}
         }
     }

@@ -272,7 +272,9 @@ async fn a_host_that_dies_too_often_falls_back_to_prev_once_and_then_the_node_st
     let settings = "[supervisor]\nintensity = 1\nperiod = \"60s\"\n";
     let mut node = Node::serving("relmgr-faulty", settings, &[&good(), &better()]);
     node.relmgr(&["upgrade", "1.0.1"]).ok();
-    let die = |serves: &str| {
+    let deaths = || history(&node).iter().filter(|entry| entry["kind"] == "restart").count();
+    // So many lines of the history tell of the deaths until then.
+    let die = |serves: &str, told: usize| {
         let host = node.host_pid();
         kill(host, Signal::SIGKILL).unwrap();
         wait_for("another host", || {
@@ -280,16 +282,17 @@ async fn a_host_that_dies_too_often_falls_back_to_prev_once_and_then_the_node_st
             (status.host_pid.is_some_and(|pid| pid != host.as_raw() as u32)).then_some(())
         });
         wait_for("it serves", || (node.current().as_deref() == Some(serves)).then_some(()));
+        wait_for("it is told", || (deaths() >= told).then_some(()));
     };
-    die("1.0.1");
-    die("1.0.0");
+    die("1.0.1", 1);
+    die("1.0.0", 3);
     let status = node.status();
     assert_eq!(status.permanent.unwrap().to_string(), "1.0.0", "recorded");
     assert_eq!(status.prev, None, "nobody goes back to what does not live");
     let fallback = status.last_operation.unwrap();
     assert!(fallback.error.unwrap().contains("died 2 times (supervisor.intensity) with 1.0.1 in it"));
     node.relmgr(&["upgrade"]).failed(1, &["1.0.1 failed on this node", "--retry"]);
-    die("1.0.0");
+    die("1.0.0", 4);
     kill(node.host_pid(), Signal::SIGKILL).unwrap();
     assert_eq!(node.wait_supervisor(), Some(1));
     let told: Vec<_> = history(&node)

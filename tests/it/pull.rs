@@ -133,6 +133,7 @@ fn a_node_whose_bucket_is_away_serves_and_follows_when_it_is_back() {
     server.settle();
     publish(&server, &two);
     wait_for_current(&node, "1.0.1");
+    wait_for("the upgrade is over", || (history(&node).len() >= 2).then_some(()));
     assert_eq!(history(&node).len(), 2, "what was not heard is no operation");
 }
 
@@ -263,6 +264,9 @@ fn a_node_serves_whatever_its_bucket_does_and_an_empty_one_serves_when_it_is_bac
     assert_eq!(node.current(), None);
     *door.lock().unwrap() = Door::Open;
     wait_for_current(&node, "1.0.0");
+    wait_for("its check is over", || {
+        node.status().pull?.last.filter(|last| last.outcome != Outcome::Unavailable)
+    });
     // Nobody listens, in an interval and at boot.
     *door.lock().unwrap() = Door::Shut;
     wait_for_outcome(&node, Outcome::Unavailable);
@@ -280,7 +284,9 @@ fn a_node_serves_whatever_its_bucket_does_and_an_empty_one_serves_when_it_is_bac
     publish(&server, &two);
     *door.lock().unwrap() = Door::Open;
     wait_for_current(&node, "1.0.1");
-    assert_eq!(history(&node).iter().filter(|entry| entry["kind"] == "upgrade").count(), 2);
+    let upgrades = || history(&node).iter().filter(|entry| entry["kind"] == "upgrade").count();
+    wait_for("the upgrade is over", || (upgrades() >= 2).then_some(()));
+    assert_eq!(upgrades(), 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use http_body_util::{BodyExt, Full};
 use nix::sys::signal::{Signal, kill};
 use relmgr_model::control::Phase;
-use relmgr_testkit::kit::{Node, bin, node_that_blocks, release, wait_for};
+use relmgr_testkit::kit::{Node, PATIENCE, bin, node_that_blocks, release, wait_for};
 use relmgr_testkit::load::{Closed, Load, Report, Request};
 use serde_json::Value;
 
@@ -326,10 +326,16 @@ async fn an_open_connection_is_answered_once_more_and_a_stream_goes_on() {
     let before = node.host_pid();
     let mut upgrade = node.command(&["self-upgrade"]).stderr(std::process::Stdio::null()).spawn().unwrap();
     wait_for("another host serves", || (node.host_pid() != before).then_some(()));
-    let request = http::Request::get("/").header("host", "test").body(Full::default()).unwrap();
-    let response = asks.send(request).await.expect("it is open");
-    assert_eq!(response.headers().get("connection").map(|value| value.as_bytes()), Some(&b"close"[..]));
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "1.0.0");
+    // The new one serves a moment before the old one hears of it.
+    let mut announced = false;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !announced && std::time::Instant::now() < deadline {
+        let request = http::Request::get("/").header("host", "test").body(Full::default()).unwrap();
+        let response = asks.send(request).await.expect("it is open");
+        announced = response.headers().get("connection").is_some_and(|value| value == "close");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "1.0.0");
+    }
+    assert!(announced, "the last answer says that it is");
     assert!(asks.get("/").await.is_err(), "it was announced");
     assert!(!slow.is_finished(), "it is with the old host");
     std::fs::write(go, "").unwrap();

@@ -329,7 +329,9 @@ fn piece(number: usize) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_megabytes_on_raw_tcp_go_through_swaps_or_end_at_the_limit() {
     let (one, two) = releases();
-    let node = Arc::new(Node::serving("relmgr-sessions", LISTENERS, &[&one, &two]));
+    // Nobody is there to answer the bystander's pings.
+    let settings = format!("{LISTENERS}[sessions]\nping = \"0s\"\n");
+    let node = Arc::new(Node::serving("relmgr-sessions", &settings, &[&one, &two]));
     let before = node.resident_kib();
     let mut bystander = open(node.address(), "/echo").await;
     let stop = Arc::new(AtomicBool::new(false));

@@ -252,14 +252,14 @@ async fn a_host_that_is_killed_in_the_middle_of_it_comes_back_with_the_old_relea
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_does_not_end_ends_the_upgrade_and_a_body_that_streams_does_not() {
-    let scene = Scene::new("[upgrade]\nquiesce = \"300ms\"\n");
+    let scene = Scene::new("[upgrade]\nquiesce = \"2s\"\n");
     scene.add("a", 5).await;
     scene.tell("wait");
     let mut waiting = Connection::open(scene.node.address()).await;
     let waiting = tokio::spawn(async move { waiting.get("/wait").await });
     wait_for("the handler runs", || (scene.node.status().generations[0].in_flight == 1).then_some(()));
     let done = scene.node.relmgr(&["upgrade", "1.0.3"]);
-    done.failed(1, &["1 request was not over within 300ms (upgrade.quiesce)"]);
+    done.failed(1, &["1 request was not over within 2s (upgrade.quiesce)"]);
     scene.tell("");
     assert_eq!(waiting.await.unwrap(), Ok((200, "waited".into())));
 
@@ -287,7 +287,7 @@ async fn requests_wait_in_a_bounded_queue() {
     while turned_away < 3 {
         // One that is not answered at once may be waiting: the next one is asked beside it.
         let mut asked = tokio::spawn(async move { get(address, "/schema").await });
-        match tokio::time::timeout(std::time::Duration::from_millis(100), &mut asked).await {
+        match tokio::time::timeout(std::time::Duration::from_secs(1), &mut asked).await {
             Ok(answer) => turned_away += i32::from(is_turned_away(&answer.unwrap())),
             Err(_) => waiting.push(asked),
         }

@@ -218,7 +218,7 @@ fn a_webhook_is_told_once_of_each_event_signed_and_in_order() {
 fn a_webhook_that_hangs_and_fails_is_told_again_and_holds_up_no_upgrade() {
     let (one, two) = releases();
     let receiver = Receiver::start(&[Reply::Never, Reply::Status(503)]);
-    let node = node("relmgr-faulty", &receiver, "timeout = \"300ms\"", &[&one, &two]);
+    let node = node("relmgr-faulty", &receiver, "timeout = \"3s\"", &[&one, &two]);
     node.relmgr(&["upgrade", "1.0.0"]).ok();
     node.relmgr(&["upgrade", "1.0.1"]).ok();
     assert_eq!(node.current().as_deref(), Some("1.0.1"));

@@ -21,14 +21,26 @@ use crate::trace::Watch;
 /// Nothing that a test waits for takes so long on a machine that works.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A build may have to wait for another one, of another test, in the same target directory.
+pub const BUILDS_PATIENCE: Duration = Duration::from_secs(300);
+
 /// Waits until `look` finds something; gives up with what was waited for.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_so_long(PATIENCE, what, look)
+}
+
+/// As [`wait_for`], for what a build has to do first.
+pub fn wait_for_build<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_so_long(BUILDS_PATIENCE, what, look)
+}
+
+fn wait_so_long<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for: {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} for: {what}");
         std::thread::yield_now();
         std::thread::park_timeout(Duration::from_millis(2));
     }

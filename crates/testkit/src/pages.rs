@@ -119,6 +119,11 @@ impl Watched {
         pages.new_image("nothing else".into(), BTreeMap::new(), pages.entries.is_empty())
     }
 
+    /// Whoever was in the middle of a sync has been killed: that sync promises nothing.
+    pub fn died(&self) {
+        self.pages().syncing.clear();
+    }
+
     /// What a power loss may have left at any moment until now.
     pub fn images(&self) -> Vec<Image> {
         let mut pages = self.pages();

@@ -353,7 +353,7 @@ fn answer(
         }
         // Its client's window may stay closed for as long as it likes: what waits for that is the host's own.
         (None, None) if turn.remembers_fields() => {
-            let bytes = Bytes::copy_from_slice(&bytes[fields_len..]).into();
+            let bytes = Bytes::copy_from_slice(&bytes[fields_len..]);
             ResponseBody::Whole { bytes: Some(bytes), guard: None, turn }
         }
         (None, None) => {

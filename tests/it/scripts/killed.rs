@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use relmgr_testkit::kit::target_dir;
+use relmgr_testkit::kit::{target_dir, wait_for_build};
 use relmgr_testkit::s3::S3Server;
 use serde_json::Value;
 
@@ -59,7 +59,7 @@ impl Ci {
         command.stdout(words.try_clone().unwrap()).stderr(words);
         let mut child = command.process_group(0).spawn().unwrap();
         let read = || std::fs::read_to_string(self.path("words")).unwrap();
-        wait_for(what, || {
+        wait_for_build(what, || {
             let ended = child.try_wait().unwrap();
             assert!(ended.is_none(), "it has ended ({ended:?}) before: {what}\n{}", read());
             is_there().then_some(())
