@@ -24,40 +24,40 @@ Repo.hostname = "database-host.com"
 Repo.pool_size = 20
 "#;
 
-fn live() -> Release {
+pub fn live() -> Release {
     release("live", "", "1.0.0")
 }
 
-fn app_conf(node: &Node) -> std::path::PathBuf {
+pub fn app_conf(node: &Node) -> std::path::PathBuf {
     node.home().join("app.conf")
 }
 
 /// Replaces a file as editors and `relmgr conf set` do.
-fn replace(path: &Path, text: impl AsRef<[u8]>) {
+pub fn replace(path: &Path, text: impl AsRef<[u8]>) {
     let temporary = path.with_file_name(".editor.tmp");
     std::fs::write(&temporary, text).unwrap();
     std::fs::rename(temporary, path).unwrap();
 }
 
-async fn ask(node: &Node, path: &str) -> Value {
+pub async fn ask(node: &Node, path: &str) -> Value {
     let (status, body) = get(node.address(), path).await;
     assert_eq!(status, 200, "{path}: {body}");
     serde_json::from_str(&body).unwrap_or(Value::String(body))
 }
 
 /// What the application runs with.
-async fn setting(node: &Node, pointer: &str) -> Value {
+pub async fn setting(node: &Node, pointer: &str) -> Value {
     ask(node, "/settings").await.pointer(pointer).cloned().unwrap_or_default()
 }
 
 /// Waits until the application runs with `value`.
-async fn becomes(node: &Node, pointer: &str, value: impl Into<Value>) {
+pub async fn becomes(node: &Node, pointer: &str, value: impl Into<Value>) {
     let value = value.into();
     let what = format!("{pointer} is {value}");
     eventually(&what, async || (setting(node, pointer).await == value).then_some(())).await;
 }
 
-fn conf(node: &Node) -> ConfStatus {
+pub fn conf(node: &Node) -> ConfStatus {
     node.status().conf.expect("a release serves")
 }
 
@@ -83,7 +83,7 @@ async fn changes(node: &Node) -> Vec<String> {
 }
 
 /// No file below the home but the operator's holds a secret, nor does any of these outputs or the log.
-fn without_secrets(node: &Node, outputs: &[String]) {
+pub fn without_secrets(node: &Node, outputs: &[String]) {
     for file in node.files().iter().filter(|file| *file != "app.conf") {
         let path = node.home().join(file);
         if path.is_file() {
@@ -560,76 +560,4 @@ async fn a_check_on_the_node_sees_the_nodes_environment() {
     assert_eq!((seen.code, &seen.json()["ok"]), (1, &json!(false)));
     assert_eq!(seen.json()["faults"][0]["key"], "Repo.pool_size");
     without_secrets(&node, &[failed.stderr, seen.stdout]);
-}
-
-/// Starts the node again, after `change` of its files.
-fn start_again(node: &mut Node, environment: &[(&str, &str)], change: impl FnOnce(&Node)) {
-    node.relmgr(&["stop"]).ok();
-    node.wait_supervisor();
-    change(node);
-    node.start_with(environment);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_a_mistake_serves_with_what_was_applied_last() {
-    let mut node = Node::serving("relmgr-live", "", &[&live()]);
-    let path = app_conf(&node);
-    let secrets = tempfile::tempdir().unwrap();
-    let secret = secrets.path().join("password");
-    std::fs::write(&secret, "hunter2-hunter2\n").unwrap();
-    let good =
-        format!("Repo.pool_size = 20\nRepo.password = file:{}\nqueues.mail.size = 3\n", secret.display());
-    replace(&path, &good);
-    becomes(&node, "/Repo/pool_size", 20).await;
-    let before = conf(&node).hash;
-    let wrong = format!("{good}Repo.pool_size = 33\nlogger.levle = warn\n");
-    start_again(&mut node, &[], |_| replace(&path, &wrong));
-
-    // What was applied last is whole, the secret included; of the file with the mistake nothing is applied.
-    assert_eq!(setting(&node, "/Repo/pool_size").await, 20);
-    assert_eq!(setting(&node, "/queues/mail/size").await, 3);
-    assert_eq!(ask(&node, "/password").await, "hunter2-hunter2");
-    assert_eq!(conf(&node).hash, before);
-    let error = conf(&node).error.expect("it is told").text;
-    assert!(error.contains("logger.levle") && error.contains("set twice"), "{error}");
-    assert!(node.relmgr(&["status"]).ok().stdout.contains("logger.levle"));
-    let history = node.relmgr(&["history", "--json"]).ok().json();
-    let last = history.as_array().unwrap().last().unwrap();
-    assert_eq!((&last["kind"], &last["outcome"]), (&json!("reload"), &json!("failed")));
-    assert!(last["error"].as_str().unwrap().contains("the values that were applied last"), "{last}");
-
-    // So it is at the next start, with a host that dies, and until the file is mended.
-    start_again(&mut node, &[], |_| {});
-    assert_eq!(ask(&node, "/password").await, "hunter2-hunter2");
-    let host = node.host_pid();
-    kill(host, Signal::SIGKILL).unwrap();
-    wait_for("another host serves", || (node.status().host_pid? as i32 != host.as_raw()).then_some(()));
-    assert_eq!(setting(&node, "/Repo/pool_size").await, 20);
-    replace(&path, good.replace("20", "21"));
-    becomes(&node, "/Repo/pool_size", 21).await;
-    wait_for("nothing is wrong any more", || conf(&node).error.is_none().then_some(()));
-    without_secrets(&node, &[]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_a_mistake_and_without_a_secret_serves_nothing_and_says_which() {
-    let mut node = Node::new("relmgr-live", "");
-    let path = app_conf(&node);
-    node.publish(&live());
-    let good = "Repo.password = ${RELMGR_TEST_PASSWORD}\n";
-    replace(&path, good);
-    let environment = [("RELMGR_TEST_PASSWORD", "hunter2-hunter2")];
-    node.start_with(&environment);
-    node.relmgr(&["upgrade"]).ok();
-    start_again(&mut node, &environment, |_| replace(&path, format!("{good}nonsense\n")));
-    assert_eq!(ask(&node, "/password").await, "hunter2-hunter2");
-    start_again(&mut node, &[], |_| {});
-    assert_eq!((get(node.address(), "/settings").await.0, node.current()), (503, None));
-    let told = node.status().last_operation.unwrap().error.unwrap();
-    for words in
-        ["app.conf:2:1: a key without a value", "`Repo.password` is a secret", "${RELMGR_TEST_PASSWORD}"]
-    {
-        assert!(told.contains(words), "no `{words}` in {told}");
-    }
-    without_secrets(&node, &[told]);
 }

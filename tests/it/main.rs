@@ -7,6 +7,7 @@ mod browser;
 mod client;
 mod code_change;
 mod conf;
+mod conf_start;
 mod contract;
 mod crash;
 mod deaths;

@@ -210,31 +210,6 @@ async fn whatever_goes_wrong_on_the_way_leaves_the_old_state_intact() {
 
 /// A step down by reference has hold of the state for as long as it runs, also when it does not come to its end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_step_down_that_looks_at_the_state_leaves_it_with_the_release_that_serves() {
-    let scene = Scene::new("[upgrade]\nquiesce = \"1s\"\n");
-    scene.add("a", 5).await;
-    scene.node.relmgr(&["upgrade", "1.0.2"]).ok();
-    for (told, words) in [
-        ("down-fails", "down fails on purpose"),
-        ("down-panics", "down panics on purpose"),
-        ("down-hangs", "took longer than 1s (upgrade.quiesce)"),
-        ("garbage", "code_change failed"),
-        ("resume-of-1", "resume fails on purpose"),
-    ] {
-        scene.tell(told);
-        scene.node.relmgr(&["downgrade", "1.0.1", "--retry"]).failed(1, &[words, "code change"]);
-        // One that hangs does so still.
-        assert_eq!((scene.current().as_str(), scene.all().await), ("1.0.2", numbers(&[("a", 5)])), "{told}");
-        scene.add("a", 1).await;
-        scene.tell("");
-        scene.add("a", -1).await;
-        wait_for("one library is left", || (scene.node.mapped().len() == 1).then_some(()));
-    }
-    scene.node.relmgr(&["downgrade", "1.0.1", "--retry"]).ok();
-    assert_eq!(scene.all().await, numbers(&[("a", 5)]));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_killed_in_the_middle_of_it_comes_back_with_the_old_release() {
     let scene = Scene::new("");
     scene.add("a", 5).await;
@@ -608,28 +583,4 @@ fn any_sequence_ends_with_what_the_model_has() {
             Ok(())
         })
         .unwrap();
-}
-
-/// A recording makes requests wait for a moment: nobody is left waiting when the command that asked has gone.
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_asks_for_a_recording_may_go_away() {
-    use std::io::Write;
-    let scene = Scene::new("");
-    scene.add("a", 3).await;
-    let directory = scene.node.home().join("recording");
-    let body = format!("{{\"directory\":\"{}\"}}", directory.display());
-    let asked =
-        format!("POST /v1/state/save HTTP/1.1\r\nhost: node\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    let socket = scene.node.home().join("run/control.sock");
-    let mut socket = std::os::unix::net::UnixStream::connect(socket).unwrap();
-    scene.tell("suspend-hangs");
-    socket.write_all(asked.as_bytes()).unwrap();
-    // Whoever goes away earlier may have asked for nothing.
-    scene.wait_at("suspend-hangs");
-    drop(socket);
-    scene.tell("");
-    wait_for("the recording is whole", || directory.join("recording.json").exists().then_some(()));
-    assert_eq!(scene.all().await, Numbers::from([("a".to_owned(), 3)]));
-    scene.node.relmgr(&["upgrade", "1.0.2"]).ok();
-    assert_eq!(scene.all().await, Numbers::from([("a".to_owned(), 3)]));
 }

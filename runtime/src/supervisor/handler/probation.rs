@@ -124,6 +124,7 @@ impl OnProbation {
         let _ = tell.send(Progress::StepDone { step, ms, detail: None });
         let _ = tell.send(Progress::StepStarted { step: Step::Drain });
         let drained = Instant::now();
+        // The operation has it until who asks next is not refused any more.
         drop(node.operations.lock().await);
         let drain = StepTime { step: Step::Drain, ms: milliseconds(drained) };
         let _ = tell.send(Progress::StepDone { step: drain.step, ms: drain.ms, detail: None });
