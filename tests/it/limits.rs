@@ -19,6 +19,14 @@ struct Ended {
     gracefully: bool,
 }
 
+/// Whether the request crossed the server's goodbye on its way: its stream is beyond the last one that the server
+/// says it has taken, so that it may be sent again (RFC 9113, 6.8). What was taken and then cut is told otherwise,
+/// as a reset or as a broken pipe.
+fn not_taken(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|it| it.is_go_away() && it.is_remote() && it.reason() == Some(h2::Reason::NO_ERROR))
+}
+
 /// Asks `/` on one connection of HTTP/2, four requests at a time, until told to stop or the server says goodbye.
 async fn ask_by_h2(address: std::net::SocketAddr, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Ended {
     let stream = TcpStream::connect(address).await.unwrap();
@@ -41,8 +49,8 @@ async fn ask_by_h2(address: std::net::SocketAddr, stop: Arc<AtomicBool>, count: 
                         Err(error) => failures.push(format!("in the body: {error}")),
                     },
                     Ok(response) => failures.push(response.status().to_string()),
-                    // Not sent at all, since the server has said goodbye: asked again on the next connection.
-                    Err(error) if error.is_canceled() => break,
+                    // Not taken, since the server has said goodbye: asked again on the next connection.
+                    Err(error) if error.is_canceled() || not_taken(&error) => break,
                     Err(error) => {
                         failures.push(format!("{error:?}"));
                         break;
