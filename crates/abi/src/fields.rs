@@ -36,15 +36,16 @@ pub fn read_into(fields: &mut HeaderMap, bytes: &Bytes, len: usize) -> Result<()
     let mut at = 0;
     // By place, not by cutting off what was read: every cut would count references up and down.
     while let Some(rest) = bytes.get(at..len).filter(|rest| !rest.is_empty()) {
-        let (Some(name), Some(value)) = (rest.first_chunk::<2>(), rest.get(2..6)) else {
+        let Some((lengths, texts)) = rest.split_first_chunk::<6>() else {
             return Err("fields end within a length");
         };
-        let name = usize::from(u16::from_le_bytes(*name));
-        let value = value.iter().rev().fold(0, |len, byte| len << 8 | usize::from(*byte));
-        if rest.len() - 6 < name + value {
+        let [n0, n1, v0, v1, v2, v3] = *lengths;
+        let (name, value) = (u16::from_le_bytes([n0, n1]), u32::from_le_bytes([v0, v1, v2, v3]));
+        let (name, value) = (usize::from(name), value as usize);
+        if texts.len() < name + value {
             return Err("fields end within a name or a value");
         }
-        let key = HeaderName::from_bytes(&rest[6..6 + name]).map_err(|_| "a field's name is none")?;
+        let key = HeaderName::from_bytes(&texts[..name]).map_err(|_| "a field's name is none")?;
         let from = at + 6 + name;
         let text = HeaderValue::from_maybe_shared(bytes.slice(from..from + value));
         fields.append(key, text.map_err(|_| "a field's value is none")?);

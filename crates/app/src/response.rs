@@ -35,7 +35,7 @@ pub(crate) fn write<B>(response: http::Response<B>, within: Within, cx: &mut Con
 where
     B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
 {
-    let (head, body) = response.into_parts();
+    let (head, mut body) = response.into_parts();
     let size = body.size_hint().exact();
     let small = size.filter(|size| *size <= INLINE_BYTES);
     let mut bytes = Vec::with_capacity(head.headers.len() * FIELD_BYTES + small.unwrap_or(0) as usize);
@@ -44,11 +44,20 @@ where
 
     let (mut whole, mut streaming) = (None, None);
     if !body.is_end_stream() {
-        let mut source = Source { body: Box::pin(body), first: None, within };
-        match size.and_then(|size| source.poll_whole(size, cx)) {
-            Some(data) if small.is_some() => bytes.extend_from_slice(&data),
-            Some(data) => whole = Some(FfiBytes::from(data)),
-            None => streaming = Some(FfiBody::new(source)),
+        // One that may move is boxed only when it goes on after its first poll.
+        let here = size.and_then(|size| Some(poll_whole(movable(&mut body)?, size, cx)));
+        let polled = match here {
+            Some(polled) => polled.map_err(|first| Source { body: Box::pin(body), first, within }),
+            None => {
+                let mut body = Box::pin(body);
+                let polled = size.map_or(Err(None), |size| poll_whole(body.as_mut(), size, cx));
+                polled.map_err(|first| Source { body, first, within })
+            }
+        };
+        match polled {
+            Ok(data) if small.is_some() => bytes.extend_from_slice(&data),
+            Ok(data) => whole = Some(FfiBytes::from(data)),
+            Err(source) => streaming = Some(FfiBody::new(source)),
         }
     }
     Response {
@@ -72,25 +81,37 @@ pin_project! {
     }
 }
 
-impl<B> Source<B>
+/// The body as one that may move, where it is known to be one: axum's own.
+#[cfg(feature = "axum")]
+fn movable<B: 'static>(body: &mut B) -> Option<Pin<&mut axum::body::Body>> {
+    let any: &mut dyn std::any::Any = body;
+    any.downcast_mut().map(Pin::new)
+}
+
+#[cfg(not(feature = "axum"))]
+fn movable<B>(_: &mut B) -> Option<Pin<&mut B>> {
+    None
+}
+
+/// The body, where one poll gives all of its `size` bytes.
+///
+/// # Errors
+/// What the poll gave otherwise, to be kept for the first frame. (Pending is no loss: the host polls again with a
+/// waker of its own.)
+fn poll_whole<B>(mut body: Pin<&mut B>, size: u64, cx: &mut Context<'_>) -> Result<Bytes, Option<FfiFrame>>
 where
-    B: Body<Data = Bytes, Error: Into<Error>> + Send,
+    B: Body<Data = Bytes, Error: Into<Error>>,
 {
-    /// The body, where one poll gives all of its `size` bytes. Otherwise what the poll gave is kept for the first
-    /// frame. (Pending is no loss: the host polls again with a waker of its own.)
-    fn poll_whole(&mut self, size: u64, cx: &mut Context<'_>) -> Option<Bytes> {
-        let Poll::Ready(polled) = self.body.as_mut().poll_frame(cx) else { return None };
-        match polled {
-            Some(Ok(frame)) => match frame.into_data() {
-                // Trailers may follow the last byte.
-                Ok(data) if data.len() as u64 == size && self.body.is_end_stream() => return Some(data),
-                Ok(data) => self.first = Some(FfiFrame::Data(data.into())),
-                Err(frame) => self.first = Some(write_frame(Some(Ok::<_, Error>(frame)))),
-            },
-            other => self.first = Some(write_frame(other)),
-        }
-        None
-    }
+    let Poll::Ready(polled) = body.as_mut().poll_frame(cx) else { return Err(None) };
+    Err(Some(match polled {
+        Some(Ok(frame)) => match frame.into_data() {
+            // Trailers may follow the last byte.
+            Ok(data) if data.len() as u64 == size && body.is_end_stream() => return Ok(data),
+            Ok(data) => FfiFrame::Data(data.into()),
+            Err(frame) => write_frame(Some(Ok::<_, Error>(frame))),
+        },
+        other => write_frame(other),
+    }))
 }
 
 impl<B> BodySource for Source<B>

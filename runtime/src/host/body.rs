@@ -97,7 +97,8 @@ pub struct HeldBytes {
 /// What keeps a library mapped while there are bytes of it.
 enum Needs {
     Mapping { _held: Arc<Mapping> },
-    Stake { _held: Arc<Stake> },
+    Stake { _held: Stake },
+    Shared { _held: Arc<Stake> },
 }
 
 impl HeldBytes {
@@ -106,9 +107,14 @@ impl HeldBytes {
         Bytes::from_owner(Self { bytes, _needs: Needs::Mapping { _held: mapping.clone() } })
     }
 
-    /// `bytes` are part of the answer of `stake`, which is in flight for as long as there are any.
-    pub fn of_answer(bytes: FfiBytes, stake: &Arc<Stake>) -> Bytes {
-        Bytes::from_owner(Self { bytes, _needs: Needs::Stake { _held: stake.clone() } })
+    /// `bytes` are the whole answer of `stake`, which is in flight for as long as there are any.
+    pub fn whole(bytes: FfiBytes, stake: Stake) -> Bytes {
+        Bytes::from_owner(Self { bytes, _needs: Needs::Stake { _held: stake } })
+    }
+
+    /// `bytes` are a part of it.
+    pub fn part(bytes: FfiBytes, stake: &Arc<Stake>) -> Bytes {
+        Bytes::from_owner(Self { bytes, _needs: Needs::Shared { _held: stake.clone() } })
     }
 }
 
@@ -142,7 +148,7 @@ impl Body for ResponseBody {
                     }
                     FfiFrame::Pending => Poll::Pending,
                     FfiFrame::Data(bytes) => {
-                        Poll::Ready(Some(Ok(Frame::data(HeldBytes::of_answer(bytes, stake)))))
+                        Poll::Ready(Some(Ok(Frame::data(HeldBytes::part(bytes, stake)))))
                     }
                     FfiFrame::Trailers(bytes) => {
                         let bytes = Bytes::copy_from_slice(bytes.as_ref());

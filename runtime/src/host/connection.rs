@@ -16,6 +16,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use relmgr_model::settings::Limits;
 use slab::Slab;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What a connection is told.
@@ -61,7 +62,12 @@ pub struct Connection {
     waker: AtomicWaker,
     afterwards: Mutex<Option<Afterwards>>,
     unwritten: Unwritten,
+    // Nobody waits for it but a drain that breaks off what is left: the requests of a connection come one by one.
+    staked: Mutex<Staked>,
 }
+
+/// How many answers of each generation a connection has to write that are streams, or large. Mostly of one.
+type Staked = SmallVec<[(u64, usize); 2]>;
 
 /// Whose bytes a connection may still have to write: of HTTP/1.1, whose answers go out one after the other. A client
 /// that sends many requests and reads no answer has hyper keep what is its library's own, for as long as it likes.
@@ -188,6 +194,30 @@ impl Connection {
         unwritten.waits.load(Ordering::Acquire) && answers()
     }
 
+    /// Says that an answer of this generation is to be written on it that is a stream, or large.
+    pub fn stake(&self, generation: u64) {
+        let mut staked = super::lock(&self.staked);
+        match staked.iter_mut().find(|(of, _)| *of == generation) {
+            Some((_, answers)) => *answers += 1,
+            None => staked.push((generation, 1)),
+        }
+    }
+
+    /// Says that one of those has been written, or given up.
+    pub fn unstake(&self, generation: u64) {
+        let mut staked = super::lock(&self.staked);
+        if let Some(at) = staked.iter().position(|(of, _)| *of == generation) {
+            staked[at].1 -= 1;
+            if staked[at].1 == 0 {
+                staked.swap_remove(at);
+            }
+        }
+    }
+
+    fn has_stake_of(&self, generation: u64) -> bool {
+        super::lock(&self.staked).iter().any(|(of, _)| *of == generation)
+    }
+
     /// Tells it `order`, unless it was told more already.
     pub fn give(&self, order: Order) {
         // The waker is given up with the first wake, and whoever was woken registers again for another order only.
@@ -273,6 +303,7 @@ impl Connections {
             waker: AtomicWaker::new(),
             afterwards: Mutex::default(),
             unwritten: Unwritten::of(&self.waiting),
+            staked: Mutex::default(),
         });
         let place = open.insert(connection.clone());
         (connection, place)
@@ -309,6 +340,25 @@ impl Connections {
         let open = super::lock(&self.open);
         let keepers = open.iter().filter(|(_, connection)| connection.keeps_bytes_of(generation));
         keepers.map(|(_, connection)| connection.give(Order::Abort)).count()
+    }
+
+    /// Has those come to their end that have a stream of this generation, or a large answer: HTTP/1.1 at once, since
+    /// nothing but this answer is on it; HTTP/2 is to finish what else it carries.
+    pub fn end_staked(&self, generation: u64) {
+        self.each_staked(generation, |connection| {
+            connection.give(if connection.is_multiplexed() { Order::Finish } else { Order::Abort });
+        });
+    }
+
+    /// Has those end now.
+    pub fn abort_staked(&self, generation: u64) {
+        self.each_staked(generation, |connection| connection.give(Order::Abort));
+    }
+
+    fn each_staked(&self, generation: u64, tell: impl Fn(&Connection)) {
+        let open = super::lock(&self.open);
+        let staked = open.iter().filter(|(_, connection)| connection.has_stake_of(generation));
+        staked.for_each(|(_, connection)| tell(connection));
     }
 
     /// Has the connections finish one after the other, spread over `time`: those who come back do not all come at
@@ -404,6 +454,20 @@ impl<S> Socket<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Socket<S> {
+    fn poll_write_together(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut together = [0; TOGETHER];
+        match gather(bufs, &mut together) {
+            Some(bytes) => Pin::new(&mut self.stream).poll_write(cx, bytes),
+            None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+        }
+    }
+}
+
 impl<S: AsyncWrite + Unpin> Write for Socket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
@@ -429,10 +493,10 @@ impl<S: AsyncWrite + Unpin> Write for Socket<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut together = [0; TOGETHER];
-        let polled = match gather(bufs, &mut together) {
-            Some(bytes) => Pin::new(&mut self.stream).poll_write(cx, bytes),
-            None => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+        // What is large is seen before there is space made for it.
+        let polled = match bufs.iter().any(|buf| buf.len() > TOGETHER) {
+            true => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+            false => self.poll_write_together(cx, bufs),
         };
         self.written(polled)
     }
@@ -473,6 +537,28 @@ mod tests {
         connections.closed(place);
         drop(connection);
         assert_eq!(connections.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn those_with_streams_of_a_generation_come_to_their_end_and_no_others() {
+        let connections = Connections::default();
+        let [(one, _), (both, _), (other, _), (none, _)] = [(); 4].map(|()| connections.open());
+        for (connection, generation) in
+            [(&one, 1), (&one, 1), (&both, 1), (&both, 2), (&other, 2), (&none, 1)]
+        {
+            connection.stake(generation);
+        }
+        none.unstake(1);
+        one.unstake(1);
+        both.set_multiplexed();
+        connections.end_staked(1);
+        let told = || [&one, &both, &other, &none].map(|connection| connection.order());
+        assert_eq!(told(), [Order::Abort, Order::Finish, Order::Serve, Order::Serve]);
+        both.unstake(1);
+        connections.abort_staked(1);
+        assert_eq!(told(), [Order::Abort, Order::Finish, Order::Serve, Order::Serve]);
+        connections.abort_staked(2);
+        assert_eq!(told(), [Order::Abort, Order::Abort, Order::Abort, Order::Serve]);
     }
 
     #[derive(Default)]

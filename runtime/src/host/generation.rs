@@ -36,7 +36,6 @@ use super::counter::{Counter, End, Ended, PLACES, place};
 use super::loader::library::{Library, LoadError};
 use super::loader::vouched::{ExchangedError, Vouched};
 use super::measures::Measures;
-use super::stakes::Stakes;
 
 /// So many notifications share the requests of a generation, so that they do not share one lock.
 const PURGES: usize = 16;
@@ -75,8 +74,6 @@ pub struct Facts {
     pub ended: Ended,
     /// What probation looks at.
     pub measures: Measures,
-    /// Where answers of it are being written to.
-    pub stakes: Stakes,
     permanent: AtomicBool,
     conf_hash: std::sync::Mutex<String>,
     state: AtomicU8,
@@ -260,7 +257,6 @@ impl Generation {
             handled: keeps_state.then(Counter::default),
             ended: Ended::default(),
             measures: Measures::default(),
-            stakes: Stakes::default(),
             permanent: AtomicBool::new(false),
             conf_hash: std::sync::Mutex::new(request.conf_hash.clone()),
             state: AtomicU8::new(0),

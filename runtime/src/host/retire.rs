@@ -128,7 +128,7 @@ async fn drain_requests(generation: &Generation, connections: &Connections, drai
     }
     // 2. hyper asks a body for nothing while its client takes nothing: such a connection ends, and so does one whose
     //    client takes no small answers. One of HTTP/2 takes nothing new and has a little time for its other streams.
-    facts.stakes.end_connections();
+    connections.end_staked(facts.id);
     let unread = connections.abort_keepers_of(facts.id);
     if unread > 0 {
         tracing::warn!(version = %facts.version, "{unread} connections ended with the drain: their clients did not read");
@@ -136,7 +136,7 @@ async fn drain_requests(generation: &Generation, connections: &Connections, drai
     if until(PURGE_PATIENCE, &mut over).await {
         return cut;
     }
-    facts.stakes.abort_connections();
+    connections.abort_staked(facts.id);
     until(PURGE_PATIENCE, &mut over).await;
     cut
 }

@@ -344,12 +344,12 @@ fn answer(
     let body = match (response.body.into_option(), response.whole.into_option()) {
         (Some(body), _) => {
             let sized = headers.contains_key(CONTENT_LENGTH);
-            let stake = Stake::new(guard, turn.connection().clone(), id);
+            let stake = Arc::new(Stake::new(guard, turn.connection().clone()));
             ResponseBody::Stream { body, purge: None, id, stake, sized, turn }
         }
         (None, Some(held)) => {
-            let stake = Stake::new(guard, turn.connection().clone(), id);
-            ResponseBody::Whole { bytes: Some(HeldBytes::of_answer(held, &stake)), guard: None, turn }
+            let stake = Stake::new(guard, turn.connection().clone());
+            ResponseBody::Whole { bytes: Some(HeldBytes::whole(held, stake)), guard: None, turn }
         }
         // Its client's window may stay closed for as long as it likes: what waits for that is the host's own.
         (None, None) if turn.remembers_fields() => {
