@@ -174,3 +174,108 @@ pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    type Piece = Option<Result<Frame<Bytes>, Error>>;
+
+    /// A body that tells its size and comes in pieces; `None`: not yet.
+    struct Pieces(u64, VecDeque<Piece>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+            match self.1.pop_front() {
+                None => Poll::Ready(None),
+                Some(None) => Poll::Pending,
+                Some(frame) => Poll::Ready(frame),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.1.is_empty()
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(self.0)
+        }
+    }
+
+    fn piece(text: &'static str) -> Piece {
+        Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
+    }
+
+    fn trailers() -> Piece {
+        Some(Ok(Frame::trailers(http::HeaderMap::new())))
+    }
+
+    fn broken() -> Piece {
+        Some(Err("broken".into()))
+    }
+
+    /// How the body crosses, and what the host reads of it.
+    fn crossed(
+        body: impl Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
+    ) -> (&'static str, Vec<String>) {
+        // The thread that polls stays within a runtime, so it is one for all of them.
+        static RUNTIME: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
+        let new = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let handle = RUNTIME.get_or_init(new).handle();
+        let mut cx = Context::from_waker(Waker::noop());
+        let written = write(http::Response::new(body), Within::new(1, handle), &mut cx);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let inline = text(&written.bytes.as_ref()[written.fields_len as usize..]);
+        let Some(mut body) = written.body.into_option() else {
+            return match written.whole.into_option() {
+                Some(whole) => ("whole", vec![text(whole.as_ref())]),
+                None => ("inline", vec![inline]),
+            };
+        };
+        assert_eq!(inline, "");
+        let mut frames = vec![];
+        loop {
+            frames.push(match body.poll_frame(Waker::noop()) {
+                FfiFrame::Pending => continue,
+                FfiFrame::Data(bytes) => text(bytes.as_ref()),
+                FfiFrame::Trailers(_) => "trailers".into(),
+                FfiFrame::Failed(words) => words.into(),
+                FfiFrame::End => return ("streams", frames),
+            });
+            if frames.last().is_some_and(|frame| frame == "broken") {
+                return ("streams", frames);
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_crosses_whole_or_in_its_pieces_and_nothing_is_lost_or_doubled() {
+        static LARGE: [u8; 5000] = [b'a'; 5000];
+        let large = std::str::from_utf8(&LARGE).unwrap();
+        let cases: [(u64, fn() -> Vec<Piece>, &str, &[&str]); 8] = [
+            (5, || vec![piece("hello")], "inline", &["hello"]),
+            (5000, || vec![piece(std::str::from_utf8(&LARGE).unwrap())], "whole", &[large]),
+            (5, || vec![None, piece("hello")], "streams", &["hello"]),
+            (5, || vec![piece("hel"), None, piece("lo")], "streams", &["hel", "lo"]),
+            (5, || vec![piece("hello"), trailers()], "streams", &["hello", "trailers"]),
+            (5, || vec![piece("hel"), broken()], "streams", &["hel", "broken"]),
+            (5, || vec![broken()], "streams", &["broken"]),
+            (5, || vec![trailers()], "streams", &["trailers"]),
+        ];
+        for (size, pieces, how, frames) in cases {
+            let body = || Pieces(size, pieces().into());
+            let expected = (how, frames.iter().map(ToString::to_string).collect());
+            assert_eq!(crossed(body()), expected, "a service's own");
+            assert_eq!(crossed(axum::body::Body::new(body())), expected, "axum's");
+        }
+        assert_eq!(crossed(Pieces(0, VecDeque::new())), ("inline", vec![String::new()]));
+    }
+}
