@@ -87,6 +87,13 @@ impl ReleaseTree {
         for directory in [self.home.path(), &self.home.bin(), &releases, &fetch] {
             results.push(clear(directory, is_temporary).map_err(io_error(directory, "cleared")));
         }
+        // A release's configuration is replaced beside its files.
+        results.push(self.versions().and_then(|versions| {
+            let mut directories = versions.iter().map(|version| self.home.release(version));
+            directories.try_for_each(|directory| {
+                clear(&directory, is_temporary).map_err(io_error(&directory, "cleared"))
+            })
+        }));
         let emptied = match std::fs::remove_dir_all(&staging) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
@@ -201,20 +208,24 @@ impl ReleaseTree {
         Ok(manifest)
     }
 
-    /// Removes a release's directory: out of sight first, in one step, then file by file.
+    /// Removes a release's directory: out of sight first, in one step, then file by file. What an earlier try left of
+    /// one of this version is not in its way; the next start clears it.
     ///
     /// # Errors
     /// [`TreeError::Io`].
     pub fn remove(&self, version: &Version) -> Result<(), TreeError> {
         let directory = self.home.release(version);
-        let trash = self.home.staging().join(format!("removed-{version}"));
-        let removed = |error| io_error(&directory, "removed")(error);
-        match std::fs::rename(&directory, &trash) {
+        let staging = self.home.staging();
+        let trash = tempfile::Builder::new().prefix(&format!("removed-{version}-")).tempdir_in(&staging);
+        let trash = trash.map_err(io_error(&staging, "written"))?;
+        // Onto an empty directory: the two change in one step.
+        match std::fs::rename(&directory, trash.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            renamed => renamed.map_err(removed)?,
+            renamed => renamed.map_err(io_error(&directory, "removed"))?,
         }
         atomic::sync_dir(&self.home.releases()).map_err(io_error(&directory, "removed"))?;
-        std::fs::remove_dir_all(&trash).map_err(io_error(&trash, "removed"))
+        let path = trash.path().to_owned();
+        trash.close().map_err(io_error(&path, "removed"))
     }
 
     /// Points `releases/current` and `releases/prev` at these versions.
@@ -304,6 +315,43 @@ mod tests {
     fn names(directory: &Path) -> BTreeSet<String> {
         let names = std::fs::read_dir(directory).unwrap();
         names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_an_earlier_removal_left_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        let tree = ReleaseTree::new(home.clone());
+        tree.make_directories().unwrap();
+        let version = "1.0.0".parse().unwrap();
+        // As a removal leaves it whose disk failed half-way.
+        std::fs::create_dir_all(home.staging().join("removed-1.0.0/lib")).unwrap();
+        for _ in 0..2 {
+            std::fs::create_dir_all(home.release(&version).join("lib")).unwrap();
+            tree.remove(&version).unwrap();
+            assert_eq!(tree.versions().unwrap(), vec![]);
+        }
+        tree.remove(&version).unwrap();
+        assert_eq!(names(&home.staging()), BTreeSet::from(["removed-1.0.0".to_owned()]));
+    }
+
+    #[test]
+    fn what_a_death_left_of_a_file_that_was_being_replaced_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        let tree = ReleaseTree::new(home.clone());
+        tree.make_directories().unwrap();
+        let release = home.release(&"1.0.0".parse().unwrap());
+        std::fs::create_dir_all(&release).unwrap();
+        std::fs::write(release.join("app.conf"), "a = 1").unwrap();
+        for directory in [home.path(), &home.releases(), &home.fetch(), &release] {
+            std::fs::write(directory.join(format!("{}x", atomic::TEMPORARY)), "a = ").unwrap();
+        }
+        tree.tidy(None).unwrap();
+        assert_eq!(names(&release), BTreeSet::from(["app.conf".to_owned()]));
+        let known = [".fetch", ".staging", "1.0.0"].map(str::to_owned);
+        assert_eq!(names(&home.releases()), BTreeSet::from(known));
+        assert_eq!(names(home.path()), BTreeSet::from(["releases".to_owned()]));
     }
 
     #[test]

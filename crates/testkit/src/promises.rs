@@ -16,6 +16,9 @@ use crate::kit::{Node, wait_for};
 const KNOWN: [&str; 8] =
     ["app.conf", "app.conf.d", "history.jsonl", "relmgr.toml", "releases", "run", "state.json", "bin"];
 
+/// How the names of files begin that are to replace others.
+const TEMPORARY: &str = ".relmgr-tmp-";
+
 /// Waits until nothing is under way.
 pub fn settled(node: &Node) -> NodeStatus {
     wait_for("the node has settled", || {
@@ -47,12 +50,16 @@ pub fn assert_kept(node: &Node) {
         let name = entry.file_name().into_string().unwrap();
         if entry.file_type().unwrap().is_dir() && !name.starts_with('.') {
             assert!(entry.path().join("VERSION").exists(), "{name} is whole");
+            assert_nothing_half_written(&entry.path());
             directories.insert(name);
         }
     }
     assert_eq!(directories, record.releases.keys().map(ToString::to_string).collect());
     // Nothing temporary is left.
     assert_nothing_half_unpacked(node);
+    for directory in [home.join("bin"), home.join("releases"), home.join("releases/.fetch")] {
+        assert_nothing_half_written(&directory);
+    }
     for entry in std::fs::read_dir(&home).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(KNOWN.contains(&name.as_str()), "{name} is left in the home");
@@ -82,6 +89,14 @@ pub fn assert_nothing_half_fetched(node: &Node) {
 /// With what is there.
 pub fn assert_nothing_half_unpacked(node: &Node) {
     assert_empty(&node.home().join("releases/.staging"));
+}
+
+/// Nothing is left of a file in `directory` that was being replaced.
+fn assert_nothing_half_written(directory: &Path) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names.filter(|name| name.starts_with(TEMPORARY)).collect();
+    assert!(left.is_empty(), "{} holds {left:?}", directory.display());
 }
 
 fn assert_empty(directory: &Path) {
