@@ -111,6 +111,23 @@ async fn a_probation_is_committed_by_hand() {
     assert_eq!(node.current().as_deref(), Some("1.0.1"));
 }
 
+/// The record cannot be written: the release is not permanent, and who asked is not told that it is.
+#[test]
+fn a_commit_that_cannot_be_recorded_rolls_back_and_says_so() {
+    let (node, upgrade) = on_probation(LONG);
+    let (record, aside) = (node.home().join("state.json"), node.home().join("state.aside"));
+    // No file takes the place of a directory that holds something.
+    std::fs::rename(&record, &aside).unwrap();
+    std::fs::create_dir_all(record.join("in the way")).unwrap();
+    node.relmgr(&["commit"]).failed(1, &["state.json", "what served before serves again"]);
+    ended(upgrade).failed(3, &["state.json"]);
+    std::fs::remove_dir_all(&record).unwrap();
+    std::fs::rename(&aside, &record).unwrap();
+    assert_eq!(node.current().as_deref(), Some("1.0.0"));
+    node.relmgr(&["upgrade", "1.0.1", "--retry", "--no-probation"]).ok();
+    assert_eq!(node.status().permanent.unwrap().to_string(), "1.0.1");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probation_is_rolled_back_by_hand_without_a_failed_request() {
     for command in ["rollback", "downgrade"] {

@@ -244,6 +244,12 @@ impl Bench {
             if status.phase == Phase::Steady {
                 assert_serves(&self.node, &status, &read_record(&self.node));
             }
+            // What says that it has done something has done it. (That a release failed is noted as well as may be, and
+            // who does not wait is told of the beginning only.)
+            let told = !matches!(self.operation, Operation::Probation | Operation::Rollback);
+            if done.code == 0 && told {
+                assert!(self.operation.is_done(&self.node), "it is not so: {done:#?}");
+            }
             // The disk is well again, and nobody has touched the node.
             self.operation.complete(&self.node);
             self.node.relmgr(&["stop"]).ok();

@@ -47,6 +47,11 @@ pub struct Order {
 }
 
 impl Order {
+    /// Whether the release before it is to come back.
+    pub fn is_rollback(&self) -> bool {
+        self.kind == Kind::Rollback
+    }
+
     /// Says what came of it to who gave it.
     pub fn tell(self, result: Result<(), String>) {
         // Who gave it may have gone.

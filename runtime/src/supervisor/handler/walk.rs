@@ -279,7 +279,12 @@ impl<'a> Walk<'a> {
             tracing::error!(%error, "the failed operation is not recorded");
         }
         if let Some(order) = self.order.take() {
-            order.tell(if self.rolled_back { Ok(()) } else { Err(error.describe()) });
+            let told = match self.rolled_back {
+                true if order.is_rollback() => Ok(()),
+                true => Err(format!("{}; what served before serves again", error.describe())),
+                false => Err(error.describe()),
+            };
+            order.tell(told);
         }
         self.give_up_candidate().await;
     }
