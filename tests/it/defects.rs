@@ -364,10 +364,11 @@ async fn the_files_of_what_serves_or_may_serve_again_stay() {
 async fn a_failed_try_is_in_the_way_of_no_other() {
     let (waits, panics) = (release("live", "start-waits", "1.0.1"), release("live", "start-panics", "1.0.2"));
     let third = release("live", "", "1.0.3");
-    let node = live_node(&waits, "[upgrade]\nstart = \"300ms\"\n");
+    // The good ones are held to it, too; the first one would wait for ever.
+    let node = live_node(&waits, "[upgrade]\nstart = \"3s\"\n");
     node.publish(&panics);
     node.publish(&third);
-    node.relmgr(&["upgrade", "1.0.1"]).failed(1, &["took longer than 300ms"]);
+    node.relmgr(&["upgrade", "1.0.1"]).failed(1, &["took longer than 3s (upgrade.start)"]);
     node.relmgr(&["upgrade", "1.0.2"]).failed(1, &["panics on purpose"]);
     for _ in 0..3 {
         node.relmgr(&["upgrade", "1.0.2", "--retry"]).failed(1, &["panics on purpose"]);
