@@ -13,11 +13,12 @@ use crate::faulty::altered_of;
 use relmgr_testkit::kit::{Done, Node, Release, release, wait_for};
 
 /// Watched for longer than any test waits.
-const WATCHED: &str = "[upgrade]\nprobation = \"50s\"\ndrain = \"1s\"\nhealth = \"1s\"\n\
+const WATCHED: &str = "[upgrade]\nprobation = \"50s\"\ndrain = \"1s\"\n\
                        [upgrade.thresholds]\nhealth_every = \"100ms\"\n";
 
-/// Long enough to be ended by hand only.
-const LONG: &str = "[upgrade]\nprobation = \"10m\"\ndrain = \"1s\"\n";
+/// Long enough to be ended by hand only, and no slowness of the machine ends it either.
+const LONG: &str = "[upgrade]\nprobation = \"10m\"\ndrain = \"1s\"\n\
+                    [upgrade.thresholds]\nlatency = \"50s\"\n";
 
 fn good() -> Release {
     release("faulty", "", "1.0.0")
@@ -217,8 +218,8 @@ async fn too_little_traffic_is_judged_by_its_own_setting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_that_fails_in_the_probation_brings_the_release_before_back() {
-    // Nothing else would tell: errors are no fault here, and its own health is well.
-    let settings = format!("{WATCHED}errors = 1.0\npanics = 0\n");
+    // Nothing else would tell: errors and slowness are no fault here, and its own health is well.
+    let settings = format!("{WATCHED}errors = 1.0\npanics = 0\nlatency = \"50s\"\n");
     let (_work, probed) = altered_of("shows-late", "1.0.1", |_, manifest| {
         manifest.probes = vec![Probe { path: "/".into(), status: 200 }];
     });
@@ -236,8 +237,11 @@ async fn a_probe_that_fails_in_the_probation_brings_the_release_before_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_release_passes_under_load_without_a_failed_request() {
-    let node = Node::serving("relmgr-faulty", "[upgrade]\nprobation = \"1s\"\n", &[&good(), &better()]);
+    // Time enough for its requests, and no latency to count, on a machine that stands still for a moment.
+    let settings = "[upgrade]\nprobation = \"3s\"\n[upgrade.thresholds]\nlatency = \"50s\"\n";
+    let node = Node::serving("relmgr-faulty", settings, &[&good(), &better()]);
     let load = Load::start(node.address(), "/", 4);
+    wait_for("the load runs", || (node.status().generations[0].requests > 100).then_some(()));
     let done = node.relmgr(&["upgrade"]).ok();
     let seen = load.stop().await;
     assert!(seen.failures.is_empty(), "{:?}", seen.failures);
@@ -324,7 +328,7 @@ async fn a_host_that_dies_too_often_falls_back_to_prev_once_and_then_the_node_st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permanent_release_that_does_not_boot_makes_way_for_prev_and_that_is_recorded() {
-    let mut node = Node::new("relmgr-faulty", "[upgrade]\nstart = \"2s\"\n");
+    let mut node = Node::new("relmgr-faulty", "");
     node.publish(&good());
     node.publish(&release("faulty", "start-of-environment", "1.0.1"));
     node.start();
