@@ -12,7 +12,7 @@ use relmgr_store::{digest, package};
 use crate::client::{Connection, get};
 use relmgr_testkit::kit::{Node, Release, release};
 
-const SHORT: &str = "[upgrade]\nstart = \"1s\"\nhealth = \"1s\"\ndrain = \"1s\"\n";
+const SHORT: &str = "[upgrade]\ndrain = \"1s\"\n";
 
 /// A node that serves 1.0.0 without a fault, with `bad` published as well.
 fn node_with(bad: &Release) -> Node {

@@ -59,9 +59,9 @@ async fn a_trial_that_takes_too_much_is_ended_and_the_node_serves_on() {
 fn a_trial_that_sleeps_is_ended_at_its_deadline_with_the_child_that_it_waits_for() {
     let place = tempfile::tempdir().unwrap();
     let pid = place.path().join("pid");
-    let node = node_with_trial("[upgrade]\nstart = \"1s\"\n", "sleeps", &pid);
+    let node = node_with_trial("[upgrade]\nstart = \"3s\"\n", "sleeps", &pid);
     let host = node.host_pid();
-    node.relmgr(&["upgrade"]).failed(1, &["preflight took longer than 6s and was ended"]);
+    node.relmgr(&["upgrade"]).failed(1, &["preflight took longer than 8s and was ended"]);
     assert_eq!((node.current().as_deref(), node.host_pid()), (Some("1.0.0"), host));
     assert_gone(&pid);
 }
@@ -106,8 +106,8 @@ fn what_is_tried_by_another_relmgr_does_not_speak_with_the_node_either() {
 fn what_a_trial_hides_ends_at_its_deadline() {
     let place = tempfile::tempdir().unwrap();
     let told = place.path().join("told");
-    let node = node_with_trial("[upgrade]\nstart = \"1s\"\n", "hides and sleeps", &told);
-    node.relmgr(&["upgrade"]).failed(1, &["preflight took longer than 6s and was ended"]);
+    let node = node_with_trial("[upgrade]\nstart = \"3s\"\n", "hides and sleeps", &told);
+    node.relmgr(&["upgrade"]).failed(1, &["preflight took longer than 8s and was ended"]);
     assert_gone(&told);
 }
 
