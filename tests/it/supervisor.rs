@@ -103,13 +103,15 @@ fn two_supervisors_of_one_home_never_run() {
 
 #[test]
 fn a_second_operation_is_refused_with_what_is_running() {
-    let (one, two) = (release("faulty", "", "1.0.0"), release("faulty", "start-hangs", "1.0.1"));
-    let node = Node::serving("relmgr-faulty", "[upgrade]\nstart = \"4s\"\n", &[&one, &two]);
+    let (one, two) = (release("live", "", "1.0.0"), release("live", "start-waits,start-panics", "1.0.1"));
+    let node = Node::serving("relmgr-live", "[upgrade]\nstart = \"60s\"\n", &[&one, &two]);
     let mut first = node.command(&["upgrade", "1.0.1"]).stderr(std::process::Stdio::null()).spawn().unwrap();
     wait_for("the first is under way", || {
         (node.status().phase == relmgr_model::control::Phase::Upgrading).then_some(())
     });
     node.relmgr(&["downgrade"]).failed(5, &["another operation is running: upgrade 1.0.1"]);
+    // It is for the test to say how long the first one takes.
+    std::fs::write(node.home().join("go"), "").unwrap();
     assert_eq!(first.wait().unwrap().code(), Some(1));
     node.relmgr(&["check", "1.0.0"]).ok();
 }
