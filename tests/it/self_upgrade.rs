@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use crate::client::{Connection, get};
 
-/// Idle connections are closed within a second, streams have their time.
-const SHORT: &str = "[upgrade]\ndrain = \"2s\"\n";
+/// What asks nothing has its connection closed after half of it, unannounced: no client is off the processor for so
+/// long. Nobody waits for that, since everybody who has a connection asks on it.
+const PATIENT: &str = "[upgrade]\ndrain = \"20s\"\n";
 
 /// A copy of relmgr at another path.
 fn another(node: &Node, name: &str) -> PathBuf {
@@ -73,7 +74,7 @@ fn unharmed(report: &Report) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_becomes_the_new_relmgr_and_nobody_notices() {
     let (one, two) = (release("faulty", "", "1.0.0"), release("faulty", "second", "1.0.1"));
-    let node = Node::serving("relmgr-faulty", SHORT, &[&one, &two]);
+    let node = Node::serving("relmgr-faulty", PATIENT, &[&one, &two]);
     let (pid, started_at) = (node.supervisor_pid(), node.status().started_at);
     let load = Load::start(node.address(), &[Request::get("/")], 8);
     for round in 0..4 {
@@ -110,7 +111,7 @@ async fn the_process_becomes_the_new_relmgr_and_nobody_notices() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relmgr_of_another_version_takes_over_and_gives_back() {
-    let node = Node::serving("relmgr-faulty", SHORT, &[&release("faulty", "", "1.0.0")]);
+    let node = Node::serving("relmgr-faulty", PATIENT, &[&release("faulty", "", "1.0.0")]);
     let own = env!("CARGO_PKG_VERSION");
     let ((new, other), old) = (renumbered(&node, "relmgr-new"), another(&node, "relmgr-old"));
     let load = Load::start(node.address(), &[Request::get("/")], 8);
@@ -130,7 +131,7 @@ async fn a_relmgr_of_another_version_takes_over_and_gives_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_closes_no_connection_that_it_has_not_announced() {
-    let node = Node::serving("relmgr-faulty", SHORT, &[&release("faulty", "", "1.0.0")]);
+    let node = Node::serving("relmgr-faulty", PATIENT, &[&release("faulty", "", "1.0.0")]);
     let load = Load::start(node.address(), &[Request::get("/")], 8);
     for _ in 0..5 {
         let answered = load.answered();
@@ -142,7 +143,7 @@ async fn a_restart_closes_no_connection_that_it_has_not_announced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_in_a_row_leave_no_descriptor_and_no_zombie() {
-    let settings = format!("{SHORT}[hooks]\noutcome = [\"/bin/cat\"]\n");
+    let settings = format!("{PATIENT}[hooks]\noutcome = [\"/bin/cat\"]\n");
     let mut node = Node::new("relmgr-faulty", &settings);
     let text = std::fs::read_to_string(node.home().join("relmgr.toml")).unwrap();
     let text = text.replace("[listen]\n", "[listen]\nadmin = \"127.0.0.1:0\"\n");
@@ -173,7 +174,7 @@ async fn many_in_a_row_leave_no_descriptor_and_no_zombie() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_take_over_changes_nothing() {
-    let node = Node::serving("relmgr-faulty", SHORT, &[&release("faulty", "", "1.0.0")]);
+    let node = Node::serving("relmgr-faulty", PATIENT, &[&release("faulty", "", "1.0.0")]);
     let (host, executable_before) = (node.host_pid(), executable(node.supervisor_pid().as_raw()));
     let settings = node.home().join("relmgr.toml");
     let (settings_text, state) =
@@ -218,7 +219,7 @@ async fn what_cannot_take_over_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_does_not_come_up_leaves_the_old_one_serving() {
-    let mut node = Node::new("relmgr-faulty", SHORT);
+    let mut node = Node::new("relmgr-faulty", PATIENT);
     node.publish(&release("faulty", "start-of-environment", "1.0.0"));
     // As long as this file is there, its start fails; a trial starts nothing.
     let told = node.home().parent().unwrap().join("fails");
@@ -246,7 +247,7 @@ async fn a_host_that_does_not_come_up_leaves_the_old_one_serving() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_a_release_is_upgraded_as_well() {
-    let node = Node::serving("relmgr-faulty", SHORT, &[]);
+    let node = Node::serving("relmgr-faulty", PATIENT, &[]);
     let new = another(&node, "relmgr-new");
     let done = node.relmgr(&["self-upgrade", new.to_str().unwrap()]).ok();
     assert!(done.stdout.contains("which has no release"), "{done:?}");
@@ -256,7 +257,7 @@ async fn a_node_without_a_release_is_upgraded_as_well() {
 
 #[test]
 fn how_often_the_host_has_died_is_not_forgotten() {
-    let settings = format!("{SHORT}[supervisor]\nintensity = 1\nperiod = \"10m\"\n");
+    let settings = format!("{PATIENT}[supervisor]\nintensity = 1\nperiod = \"10m\"\n");
     let mut node = Node::serving("relmgr-faulty", &settings, &[&release("faulty", "", "1.0.0")]);
     let die = |node: &Node| kill(node.host_pid(), Signal::SIGKILL).unwrap();
     die(&node);
@@ -347,7 +348,7 @@ async fn an_open_connection_is_answered_once_more_and_a_stream_goes_on() {
 
 #[test]
 fn systemd_hears_of_it_and_keeps_the_main_process() {
-    let mut node = Node::new("relmgr-faulty", SHORT);
+    let mut node = Node::new("relmgr-faulty", PATIENT);
     let path = node.home().parent().unwrap().join("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     socket.set_nonblocking(true).unwrap();
