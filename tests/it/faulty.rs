@@ -128,8 +128,12 @@ async fn a_file_that_is_no_elf() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_elf_of_another_machine() {
     // e_machine, as for AArch64.
-    altered_is_refused(&["was built for Aarch64, this machine is X86_64"], |bytes, _| bytes[18] = 0xb7).await;
-    let words = ["was built for aarch64-unknown-linux-gnu, this machine is x86_64-unknown-linux-gnu"];
+    let words = ["was built for Aarch64, this machine is X86_64", ": build it for this target"];
+    altered_is_refused(&words, |bytes, _| bytes[18] = 0xb7).await;
+    let words = [
+        "was built for aarch64-unknown-linux-gnu, this machine is x86_64-unknown-linux-gnu",
+        ": build it for this target",
+    ];
     altered_is_refused(&words, |_, manifest| manifest.target = "aarch64-unknown-linux-gnu".into()).await;
 }
 
@@ -148,7 +152,9 @@ async fn a_library_with_a_missing_symbol_or_library() {
     let work = tempfile::tempdir().unwrap();
     let source = format!("{SYMBOLS}int nowhere(void); int call(void) {{ return nowhere(); }}\n");
     let library = compiled(&source, &[], work.path());
-    altered_is_refused(&["undefined symbol: nowhere"], |bytes, _| *bytes = library).await;
+    let words =
+        ["undefined symbol: nowhere", "the library that defines the symbol is missing among what it links"];
+    altered_is_refused(&words, |bytes, _| *bytes = library).await;
 
     let dependency = tempfile::tempdir().unwrap();
     compiled("int here(void) { return 1; }\n", &["-Wl,-soname,libabsent.so.7"], dependency.path());
