@@ -105,7 +105,15 @@ fn the_package_holds_what_its_manifest_says() {
     assert_eq!(Manifest::parse(&inside).unwrap(), manifest.for_package());
     let mode = std::fs::metadata(unpacked.join("priv/run.sh")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
-    assert_eq!(digest::of_file(&unpacked.join("lib/libsmall_poll.so")).unwrap(), library(&release));
+    let packed = unpacked.join("lib/libsmall_poll.so");
+    assert_eq!(digest::of_file(&packed).unwrap(), library(&release));
+    let mut readelf = std::process::Command::new("readelf");
+    readelf.args(["--section-headers", "--wide"]).arg(&packed).env("LC_ALL", "C");
+    let sections = succeeds(readelf);
+    assert!(sections.contains(".dynsym"), "{sections}");
+    for gone in [".symtab", ".debug_info"] {
+        assert!(!sections.contains(gone), "{gone} in {sections}");
+    }
 }
 
 #[test]
