@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use relmgr_model::control::{GenerationState, Phase};
+use relmgr_model::control::{GenerationState, Kind, Outcome, Phase};
 use relmgr_model::record::NodeRecord;
 use relmgr_testkit::faults::{BAD, End, FAULTS, Fault, GOOD};
 use relmgr_testkit::kit::{Node, wait_for};
@@ -74,6 +74,7 @@ fn ends_on_the_good_release(fault: &Fault) {
     serves_the_good_one(&node);
     assert_eq!(node.host_pid() == host, !fault.end.is_death(), "one swap, or another host");
     assert_eq!(node.status().host_restarts, u64::from(fault.end.is_death()));
+    the_status_says_why(&node, fault);
     the_history_says_why(&node, fault);
     the_release_is_marked(&node, fault);
     the_memory_is_free(&node, fault);
@@ -113,6 +114,17 @@ fn serves_the_good_one(node: &Node) {
     assert_eq!(record.operation, None, "an operation that is over leaves no note");
     assert_nothing_half_fetched(node);
     assert_nothing_half_unpacked(node);
+}
+
+fn the_status_says_why(node: &Node, fault: &Fault) {
+    let last = node.status().last_operation.expect("an operation has ended");
+    let outcome = if fault.end.is_before_the_swap() { Outcome::Failed } else { Outcome::RolledBack };
+    assert_eq!((last.kind, last.outcome), (Kind::Upgrade, outcome), "{last:?}");
+    assert_eq!(last.to.map(|version| version.to_string()).as_deref(), Some(BAD));
+    let error = last.error.expect("it says why");
+    for words in fault.says {
+        assert!(error.contains(words), "no `{words}` in {error}");
+    }
 }
 
 fn the_history_says_why(node: &Node, fault: &Fault) {
