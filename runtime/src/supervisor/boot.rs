@@ -1,7 +1,8 @@
 //! Bringing a host up with the permanent release, at the node's start and after a host's death.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use relmgr_model::Version;
@@ -246,12 +247,15 @@ fn tell_death(node: &Node, served: &Version, how: &str, host: &HostProcess, begu
 /// Counts a death; whether there were more than the intensity allows.
 fn died_too_often(node: &Node) -> bool {
     let (intensity, period) = (node.settings.supervisor.intensity, node.settings.supervisor.period);
-    node.with(|state| {
-        let now = Instant::now();
-        state.deaths.push_back(now);
-        state.deaths.retain(|death| now.duration_since(*death) <= period);
-        state.deaths.len() > intensity as usize
-    })
+    node.with(|state| are_too_many(&mut state.deaths, Instant::now(), intensity, period))
+}
+
+/// Adds a death of `now` to `deaths`, and forgets those that are longer ago than `period`; whether more than `intensity`
+/// are left.
+fn are_too_many(deaths: &mut VecDeque<Instant>, now: Instant, intensity: u32, period: Duration) -> bool {
+    deaths.push_back(now);
+    deaths.retain(|death| now.duration_since(*death) <= period);
+    deaths.len() > intensity as usize
 }
 
 /// Counts a restart; whether there is to be one.
@@ -339,4 +343,41 @@ fn fall_back(
         state.last_operation = Some(operation);
     });
     recorded.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether each of the deaths at these seconds was one too many.
+    fn judged(seconds: &[u64], intensity: u32, period: u64) -> Vec<bool> {
+        let (begun, mut deaths) = (Instant::now(), VecDeque::new());
+        let judge = |second: &u64| {
+            let now = begun + Duration::from_secs(*second);
+            are_too_many(&mut deaths, now, intensity, Duration::from_secs(period))
+        };
+        seconds.iter().map(judge).collect()
+    }
+
+    #[test]
+    fn more_deaths_within_the_period_than_the_intensity_are_too_many() {
+        assert_eq!(judged(&[0, 1, 2, 3], 3, 10), [false, false, false, true]);
+        assert_eq!(judged(&[0, 10], 1, 10), [false, true], "the period's end is within it");
+        assert_eq!(judged(&[0], 0, 10), [true]);
+    }
+
+    #[test]
+    fn what_is_longer_ago_than_the_period_does_not_count() {
+        assert_eq!(judged(&[0, 11, 22, 33], 1, 10), [false; 4]);
+        assert_eq!(judged(&[0, 5, 11, 12], 2, 10), [false, false, false, true]);
+    }
+
+    #[test]
+    fn what_does_not_count_any_more_is_forgotten() {
+        let (begun, mut deaths) = (Instant::now(), VecDeque::new());
+        for second in 0..100 {
+            are_too_many(&mut deaths, begun + Duration::from_secs(second), 3, Duration::from_secs(10));
+        }
+        assert_eq!(deaths.len(), 11);
+    }
 }
