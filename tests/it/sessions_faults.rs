@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::SinkExt;
 use http::StatusCode;
@@ -293,6 +294,35 @@ async fn messages_of_a_length_and_streams_of_bytes_go_on_across_an_upgrade_and_b
     cut.0.shutdown().await.unwrap();
     assert!(cut.is_over().await);
     wait_for("two have left", || (ended(&node, "client") + ended(&node, "lost") == 2).then_some(()));
+}
+
+/// What is sent byte by byte, each after so much time, takes longer than a client may be silent.
+const SLOWLY: &[u8] = b"so slowly that others sleep";
+const EACH: Duration = Duration::from_millis(250);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_takes_longer_than_the_idle_time_is_answered_and_one_that_stops_ends_its_session() {
+    let (one, two) = releases();
+    let extra = format!("{LISTENERS}[sessions]\nping = \"2s\"\ntcp_idle = \"4s\"\n");
+    let node = Node::serving("relmgr-sessions", &extra, &[&one, &two]);
+    let mut stops = Raw::open(&node, "line").await;
+    stops.write(b"so slow").await;
+    let (mut line, mut socket) = (Raw::open(&node, "line").await, open(node.address(), "/echo").await);
+    // The head of a text frame, masked with zeros. Within it, no ping can be answered.
+    let length = u8::try_from(SLOWLY.len()).unwrap();
+    socket.get_mut().write_all(&[0x81, 0x80 | length, 0, 0, 0, 0]).await.unwrap();
+    let mut pace = tokio::time::interval(EACH);
+    for byte in SLOWLY {
+        pace.tick().await;
+        line.write(&[*byte]).await;
+        socket.get_mut().write_all(&[*byte]).await.unwrap();
+    }
+    line.write(b"\n").await;
+    assert_eq!(line.object().await["n"], 1);
+    let answer: Value = serde_json::from_str(&text(&mut socket).await).unwrap();
+    assert_eq!(answer["n"], 1);
+    assert!(stops.is_over().await);
+    wait_for("it was idle", || (ended(&node, "idle") > 0).then_some(()));
 }
 
 /// So much is sent at once.

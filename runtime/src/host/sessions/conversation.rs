@@ -3,18 +3,17 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use relmgr_abi::session::Kind;
-use tokio::time::Instant;
 
 use super::super::connection::Connection;
 use super::super::front::Front;
 use super::deliver;
 use super::end::End;
+use super::hearing::Clock;
 use super::hub::{Entered, HUB};
 use super::session::{Out, Session};
 
@@ -25,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub enum Read {
     /// A message of this kind.
     Message(u8, Bytes),
-    /// Something that is no message, such as a pong.
+    /// Something that is no message, such as a pong. That the client was heard is known already.
     Heard,
     /// Nothing comes any more.
     End(End),
@@ -52,19 +51,20 @@ pub trait Writer: Send {
     fn close(&mut self, end: &End) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-/// Carries on the session until it ends; then its application is told, and the session is gone.
+/// Carries on the session until it ends; then its application is told, and the session is gone. `clock` is told of what
+/// is read from its connection.
 pub async fn carry_on<R: Reader>(
     front: &Front,
     connection: &Connection,
     entered: Entered,
+    clock: &Clock,
     (mut reader, mut writer): (R, R::Writer),
 ) {
     let session = &*entered.session;
-    let clock = Clock { begun: Instant::now(), heard: AtomicU64::new(0) };
     {
-        let mut reading = pin!(read(front, session, &clock, &mut reader));
+        let mut reading = pin!(read(front, session, clock, &mut reader));
         let mut writing = pin!(write(session, &mut writer));
-        let mut watching = pin!(watch(session, &clock));
+        let mut watching = pin!(watch(session, clock));
         let (mut read, mut written) = (false, false);
         poll_fn(|cx| {
             if connection.poll_aborted(cx).is_ready() {
@@ -87,23 +87,6 @@ pub async fn carry_on<R: Reader>(
     }
 }
 
-struct Clock {
-    begun: Instant,
-    /// When something was last heard, in milliseconds since then.
-    heard: AtomicU64,
-}
-
-impl Clock {
-    fn hear(&self) {
-        let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.heard.store(since, Ordering::Relaxed);
-    }
-
-    fn silence(&self) -> Duration {
-        self.begun.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
-    }
-}
-
 /// Hands over one message after the other, until the session ends. A message that is being handled then is handled to
 /// its end.
 async fn read<R: Reader>(front: &Front, session: &Session, clock: &Clock, reader: &mut R) {
@@ -118,9 +101,8 @@ async fn read<R: Reader>(front: &Front, session: &Session, clock: &Clock, reader
         };
         match heard {
             None => return,
-            Some(Read::Heard) => clock.hear(),
+            Some(Read::Heard) => {}
             Some(Read::Message(kind, bytes)) => {
-                clock.hear();
                 HUB.received();
                 if let Err(end) = deliver::message(front, session, kind, bytes).await {
                     session.end(end);
@@ -189,7 +171,7 @@ async fn within_stall(written: impl Future<Output = io::Result<()>>) -> Result<(
     }
 }
 
-/// Ends a session whose client has been silent for too long. Never over by itself.
+/// Ends a session whose client has sent not a byte for too long. Never over by itself.
 async fn watch(session: &Session, clock: &Clock) {
     let limits = HUB.limits();
     let (ask, most) = match session.kind {
@@ -213,5 +195,39 @@ async fn watch(session: &Session, clock: &Clock) {
         let next = if asked { most } else { pause };
         // A little more, so that the silence is over what it is compared with.
         tokio::time::sleep(next.saturating_sub(silence) + Duration::from_millis(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relmgr_abi::head::ConnectionFacts;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::hearing::Listening;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_a_message_slowly_is_heard_and_who_stops_in_it_is_given_up() {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let facts = ConnectionFacts { peer: address.into(), local: address.into(), tls: false };
+        let session = Session::new(1, Kind::Websocket, "/".into(), facts);
+        let (ping, clock) = (HUB.limits().ping, Clock::start());
+        let (mut client, server) = tokio::io::duplex(16);
+        let mut server = Listening::new(server, clock.clone());
+        let slowly = async {
+            for _ in 0..10 {
+                tokio::time::sleep(ping + ping / 2).await;
+                client.write_all(b"x").await.unwrap();
+                server.read_exact(&mut [0]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = watch(&session, &clock) => unreachable!("it is never over"),
+            () = slowly => {}
+        }
+        assert_eq!(session.ending(), None);
+        let watched = tokio::time::timeout(ping * 3, watch(&session, &clock)).await;
+        assert!(watched.is_err());
+        assert_eq!(session.ending(), Some(End::Idle));
     }
 }

@@ -6,6 +6,7 @@
 //!     └────────────── conversation ──────────────┘
 //!                        reading: one message after the other, each to the current generation (deliver)
 //!                        writing: the session's outbox
+//! hearing     when the client was last heard: what is read passes it
 //! hub         all sessions by number, topics, counts; what the library's functions for sessions reach
 //! upgraded    connections that a router took over: pinned to their generation, ended with 1012 at its drain's end
 //! ```
@@ -15,6 +16,7 @@ pub mod conversation;
 mod deliver;
 pub mod end;
 mod frames;
+mod hearing;
 pub mod hub;
 pub mod session;
 pub mod tcp;

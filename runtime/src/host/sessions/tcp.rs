@@ -17,6 +17,7 @@ use super::super::connection::{Connection, Turn};
 use super::super::front::Front;
 use super::conversation::{Read, Reader, Writer, carry_on};
 use super::end::End;
+use super::hearing::{Clock, Listening};
 use super::hub::HUB;
 use super::session::Out;
 use super::{deliver, enter};
@@ -49,15 +50,17 @@ pub async fn serve(
     }
     entered.begin();
     let codec = || Codec { framing: start.framing, most: HUB.limits().message_bytes, seen: 0 };
+    let clock = Clock::start();
     let (read, write) = stream.into_split();
+    let read = Listening::new(read, clock.clone());
     let halves = (
         TcpReader(FramedRead::with_capacity(read, codec(), BUFFER_BYTES)),
         TcpWriter(FramedWrite::new(write, codec())),
     );
-    carry_on(&front, connection, entered, halves).await;
+    carry_on(&front, connection, entered, &clock, halves).await;
 }
 
-struct TcpReader(FramedRead<OwnedReadHalf, Codec>);
+struct TcpReader(FramedRead<Listening<OwnedReadHalf>, Codec>);
 
 impl Reader for TcpReader {
     type Writer = TcpWriter;

@@ -28,6 +28,7 @@ use super::conversation::{Read, Reader, Writer, carry_on};
 use super::deliver::{self, Refused};
 use super::end::End;
 use super::enter;
+use super::hearing::{Clock, Listening};
 use super::hub::{Entered, HUB};
 use super::session::Out;
 
@@ -134,12 +135,14 @@ async fn run(
         .max_write_buffer_size(usize::MAX)
         .max_message_size(Some(most))
         .max_frame_size(Some(most));
-    let stream = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let clock = Clock::start();
+    let stream = Listening::new(TokioIo::new(upgraded), clock.clone());
+    let stream = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
     let (sink, stream) = stream.split();
-    carry_on(&front, &connection, entered, (SocketReader(stream), SocketWriter(sink))).await;
+    carry_on(&front, &connection, entered, &clock, (SocketReader(stream), SocketWriter(sink))).await;
 }
 
-type Stream = WebSocketStream<TokioIo<Upgraded>>;
+type Stream = WebSocketStream<Listening<TokioIo<Upgraded>>>;
 
 struct SocketReader(SplitStream<Stream>);
 
