@@ -1,8 +1,8 @@
 //! Sessions live across upgrades: WebSockets and raw TCP; what clients do to them meanwhile has its end.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -11,6 +11,7 @@ use relmgr_testkit::kit::{Node, Release, release, wait_for};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -88,47 +89,76 @@ pub fn ended(node: &Node, reason: &str) -> u64 {
     sessions.totals.ended.get(reason).copied().unwrap_or_default()
 }
 
-/// Asks without a pause until told to stop; how many answers there were from which release.
-pub async fn chat<S: Stream>(mut socket: WebSocketStream<S>, stop: Arc<AtomicBool>) -> (u64, Vec<String>) {
-    let (mut asked, mut versions) = (0, vec![]);
+/// Clients that ask without a pause until told to stop.
+#[derive(Default)]
+pub struct Chats {
+    stop: Arc<AtomicBool>,
+    chats: Vec<(Arc<Versions>, JoinHandle<()>)>,
+}
+
+/// The releases that have answered, one after the other.
+type Versions = Mutex<Vec<String>>;
+
+impl Chats {
+    /// One more.
+    pub fn begin<S: Stream + 'static>(&mut self, socket: WebSocketStream<S>) {
+        let versions = Arc::new(Versions::default());
+        let chat = chat(socket, self.stop.clone(), versions.clone());
+        self.chats.push((versions, tokio::spawn(chat)));
+    }
+
+    /// Waits until so many releases, one after the other, have answered each of them.
+    pub fn have_met(&self, count: usize) {
+        wait_for(&format!("each has met {count} releases"), || {
+            let met = |versions: &Versions| versions.lock().unwrap().len() >= count;
+            self.chats.iter().all(|(versions, chat)| met(versions) || chat.is_finished()).then_some(())
+        });
+    }
+
+    /// Ends them: so many releases, one after the other, and no more have answered each.
+    pub async fn end(self, count: usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        for (versions, chat) in self.chats {
+            chat.await.unwrap();
+            let versions = versions.lock().unwrap();
+            assert_eq!(versions.len(), count, "{versions:?}");
+        }
+    }
+}
+
+async fn chat<S: Stream>(mut socket: WebSocketStream<S>, stop: Arc<AtomicBool>, versions: Arc<Versions>) {
+    let mut asked = 0_u64;
     while !stop.load(Ordering::Relaxed) {
         asked += 1;
         let answer = ask(&mut socket, "hello").await;
         assert_eq!(answer["n"], asked, "lost, twice or out of order: {answer}");
         let version = answer["version"].as_str().unwrap().to_owned();
+        let mut versions = versions.lock().unwrap();
         if versions.last() != Some(&version) {
             versions.push(version);
         }
     }
     socket.close(None).await.unwrap();
-    (asked, versions)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn websockets_live_across_ten_upgrades_and_no_message_is_lost() {
     let (one, two) = releases();
     let node = Node::serving("relmgr-sessions", "", &[&one, &two]);
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut chats = vec![];
+    let mut chats = Chats::default();
     for _ in 0..20 {
-        chats.push(tokio::spawn(chat(open(node.address(), "/echo").await, stop.clone())));
+        chats.begin(open(node.address(), "/echo").await);
     }
-    for _ in 0..5 {
+    chats.have_met(1);
+    for round in 1..=5 {
         node.relmgr(&["upgrade", "1.0.1"]).ok();
+        chats.have_met(2 * round);
         node.relmgr(&["downgrade"]).ok();
+        chats.have_met(2 * round + 1);
     }
-    // Everybody has met the last one.
-    let mut late = open(node.address(), "/echo").await;
-    assert_eq!(ask(&mut late, "hello").await["version"], "1.0.0");
-    stop.store(true, Ordering::Relaxed);
-    for chat in chats {
-        let (asked, versions) = chat.await.unwrap();
-        assert!(asked > 10 && versions.len() == 11, "{asked} {versions:?}");
-    }
-    wait_for("those who closed are gone", || {
-        (node.status().sessions.unwrap().open.websocket == 1).then_some(())
-    });
-    assert_eq!(ended(&node, "client"), 20);
+    chats.end(11).await;
+    wait_for("those who closed are counted", || (ended(&node, "client") == 20).then_some(()));
+    assert_eq!(node.status().sessions.unwrap().open.websocket, 0);
     assert_eq!(node.mapped().len(), 1);
 }
 
@@ -182,7 +212,8 @@ async fn pushes_and_topics_reach_sessions_that_another_release_began() {
     echo.close(None).await.unwrap();
     wait_for("the session is over", || (node.status().sessions.unwrap().open.websocket == 2).then_some(()));
     assert_eq!(post(address, &format!("/push/{number}"), "psst").await.0, StatusCode::GONE);
-    assert!(node.log().contains(&format!("session {number} is over: 1005")), "{}", node.log());
+    let over = format!("session {number} is over: 1005");
+    wait_for(&over, || node.log().contains(&over).then_some(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,7 +221,7 @@ async fn a_message_that_is_being_handled_at_the_swap_ends_there_and_the_next_goe
     let (one, two) = releases();
     let node = Node::serving("relmgr-sessions", "", &[&one, &two]);
     let mut socket = open(node.address(), "/echo").await;
-    socket.send(Message::text("sleep 700")).await.unwrap();
+    socket.send(Message::text("wait")).await.unwrap();
     wait_for("it is being handled", || (node.status().generations[0].in_flight == 1).then_some(()));
     socket.send(Message::text("after it")).await.unwrap();
     let node = tokio::task::spawn_blocking(move || {
@@ -273,7 +304,7 @@ async fn what_clients_and_handlers_do_wrong_ends_the_one_session_with_its_code()
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_do_not_read_or_say_nothing_are_given_up_and_counted() {
     let (one, two) = releases();
-    let extra = "[sessions]\nqueue_bytes = 65536\nstall = \"300ms\"\nping = \"200ms\"\n";
+    let extra = "[sessions]\nqueue_bytes = 65536\nstall = \"300ms\"\nping = \"2s\"\n";
     let node = Node::serving("relmgr-sessions", extra, &[&one, &two]);
     // More at once than may wait.
     let mut flooded = open(node.address(), "/echo").await;
@@ -301,7 +332,7 @@ async fn sessions_that_the_next_release_does_not_take_are_told_to_come_back() {
     assert_eq!(text(&mut topic).await, "subscribed");
     node.relmgr(&["upgrade", "1.0.1"]).ok();
     assert_eq!(close_code(&mut idle).await, 1012);
-    assert_eq!(ended(&node, "not_served"), 1);
+    wait_for("that is counted", || (ended(&node, "not_served") == 1).then_some(()));
     assert_eq!(post(node.address(), "/publish/tea", "still").await.1, "1");
     assert_eq!(text(&mut topic).await, "still");
     assert!(matches!(try_open(node.address(), "/echo").await, Err(Error::Http(_))));
@@ -356,7 +387,7 @@ impl Line {
 async fn raw_tcp_lives_across_upgrades_too() {
     let (one, two) = releases();
     let extra = "[listen.tcp.line]\naddress = \"127.0.0.1:0\"\n[listen.tcp.unused]\naddress = \"127.0.0.1:0\"\n\
-        [sessions]\nmessage_bytes = 1000\ntcp_idle = \"1s\"\n";
+        [sessions]\nmessage_bytes = 1000\n";
     let node = Node::serving("relmgr-sessions", extra, &[&one, &two]);
     let mut line = Line::open(&node).await;
     assert_eq!(line.ask("hello\r\n").await["n"], 1);
@@ -370,7 +401,7 @@ async fn raw_tcp_lives_across_upgrades_too() {
     let mut long = Line::open(&node).await;
     long.0.get_mut().write_all(&[b'x'; 2000]).await.unwrap();
     assert_eq!(long.read().await, "");
-    assert_eq!(ended(&node, "too_big"), 1);
+    wait_for("that is counted", || (ended(&node, "too_big") == 1).then_some(()));
     let mut last = Line::open(&node).await;
     last.0.get_mut().write_all(b"without an end").await.unwrap();
     last.0.get_mut().shutdown().await.unwrap();
@@ -379,8 +410,16 @@ async fn raw_tcp_lives_across_upgrades_too() {
     // Nobody takes sessions there: closed at once.
     let unused = node.status().tcp[1].address.clone();
     assert_eq!(Line(BufReader::new(TcpStream::connect(&unused).await.unwrap())).read().await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_raw_tcp_that_says_nothing_is_not_kept() {
+    let (one, _) = releases();
+    let extra = "[listen.tcp.line]\naddress = \"127.0.0.1:0\"\n[sessions]\ntcp_idle = \"1s\"\n";
+    let node = Node::serving("relmgr-sessions", extra, &[&one]);
+    let mut line = Line::open(&node).await;
     assert_eq!(line.read().await, "");
-    assert_eq!(ended(&node, "idle"), 1);
+    wait_for("that is counted", || (ended(&node, "idle") == 1).then_some(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,7 +194,7 @@ async fn a_state_that_the_release_does_not_know_ends_its_session_with_words_in_t
     // Whoever has said nothing meanwhile has lost nothing.
     node.relmgr(&["downgrade", "1.0.0"]).ok();
     assert_eq!(ask(c, "hello").await["n"], 2);
-    assert_eq!(ended(&node, "handler_failed"), 2);
+    wait_for("both are counted", || (ended(&node, "handler_failed") == 2).then_some(()));
     assert_eq!(node.mapped().len(), 1);
 }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -120,17 +119,18 @@ async fn an_encrypted_websocket_lives_across_ten_upgrades_and_a_renewed_certific
     let mut node = encrypted("relmgr-sessions", &[("poll", &pair)], &[&one, &two]);
     node.start();
     node.relmgr(&["upgrade", "1.0.0"]).ok();
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut chats = vec![];
+    let mut chats = sessions::Chats::default();
     for _ in 0..5 {
         let client = client(&[&pair], &["http/1.1"]);
         let stream = connect(node.address(), "poll.example", &client).await.unwrap();
         let opened = tokio_tungstenite::client_async("wss://poll.example/echo", stream).await;
-        chats.push(tokio::spawn(sessions::chat(opened.unwrap().0, stop.clone())));
+        chats.begin(opened.unwrap().0);
     }
-    for round in 0..5 {
+    chats.have_met(1);
+    for round in 1..=5 {
         node.relmgr(&["upgrade", "1.0.1"]).ok();
-        if round == 2 {
+        chats.have_met(2 * round);
+        if round == 3 {
             let renewed = certificate(&["poll.example"]);
             write(&node.home(), "poll", &renewed);
             let address = node.address();
@@ -140,13 +140,10 @@ async fn an_encrypted_websocket_lives_across_ten_upgrades_and_a_renewed_certific
             .await;
         }
         node.relmgr(&["downgrade"]).ok();
+        chats.have_met(2 * round + 1);
         assert_eq!(node.mapped().len(), 1, "{:?}", node.status());
     }
-    stop.store(true, Ordering::Relaxed);
-    for chat in chats {
-        let (asked, versions) = chat.await.unwrap();
-        assert!(asked > 10 && versions.len() >= 10, "{asked} {versions:?}");
-    }
+    chats.end(11).await;
     assert_eq!(node.status().sessions.unwrap().totals.begun, 5, "nobody came a second time");
 }
 
