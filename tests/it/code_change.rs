@@ -21,7 +21,7 @@ use crate::client::{Connection, get};
 use crate::sessions::{Socket, ask, close_code, open, text};
 use crate::state::{Numbers, Scene, numbers};
 
-const SHORT: &str = "[upgrade]\nquiesce = \"1s\"\n";
+const SHORT: &str = "[upgrade]\nquiesce = \"3s\"\n";
 const LONG: &str = "[upgrade]\nquiesce = \"50s\"\n";
 
 /// `relmgr args…`, beside what the test goes on to do.
@@ -42,7 +42,7 @@ async fn is_as_before(scene: &Scene, told: &str) {
 async fn a_new_release_that_does_not_resume_and_an_old_one_that_blocks_its_thread() {
     let scene = Scene::new(SHORT);
     scene.add("a", 5).await;
-    let late = "took longer than 1s (upgrade.quiesce)";
+    let late = "took longer than 3s (upgrade.quiesce)";
     for (told, words) in [
         ("resume-3-panics", "resume-3 panics on purpose"),
         ("resume-3-fails", "resume-3 fails on purpose"),
@@ -83,7 +83,7 @@ async fn a_code_change_that_never_returns_keeps_its_release_named_and_stops_no_o
     let scene = Scene::new(SHORT);
     scene.add("a", 5).await;
     scene.tell("up-sticks");
-    scene.node.relmgr(&["upgrade", "1.0.3"]).failed(1, &["took longer than 1s (upgrade.quiesce)"]);
+    scene.node.relmgr(&["upgrade", "1.0.3"]).failed(1, &["took longer than 3s (upgrade.quiesce)"]);
     scene.tell("");
     let pinned = wait_for("it is named", || {
         let status = scene.node.status();
@@ -488,13 +488,13 @@ async fn a_self_upgrade_takes_state_and_tables_along_and_tells_the_sessions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_down_that_looks_at_the_state_leaves_it_with_the_release_that_serves() {
-    let scene = Scene::new("[upgrade]\nquiesce = \"1s\"\n");
+    let scene = Scene::new(SHORT);
     scene.add("a", 5).await;
     scene.node.relmgr(&["upgrade", "1.0.2"]).ok();
     for (told, words) in [
         ("down-fails", "down fails on purpose"),
         ("down-panics", "down panics on purpose"),
-        ("down-hangs", "took longer than 1s (upgrade.quiesce)"),
+        ("down-hangs", "took longer than 3s (upgrade.quiesce)"),
         ("garbage", "code_change failed"),
         ("resume-of-1", "resume fails on purpose"),
     ] {

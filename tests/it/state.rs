@@ -171,7 +171,7 @@ async fn no_update_is_lost_over_two_hundred_swaps_under_load() {
 /// What is refused, or fails, leaves the release that serves and its state as they were.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_goes_wrong_on_the_way_leaves_the_old_state_intact() {
-    let scene = Scene::new("[upgrade]\nquiesce = \"1s\"\n");
+    let scene = Scene::new("[upgrade]\nquiesce = \"3s\"\n");
     scene.add("a", 5).await;
     let expected = numbers(&[("a", 5)]);
     let (up, down) = (["upgrade", "1.0.3", "--retry"], ["downgrade", "1.0.1", "--retry"]);
@@ -179,11 +179,11 @@ async fn whatever_goes_wrong_on_the_way_leaves_the_old_state_intact() {
         let faults = [
             (format!("{step}-fails"), format!("{step} fails on purpose")),
             (format!("{step}-panics"), format!("{step} panics on purpose")),
-            (format!("{step}-hangs"), "took longer than 1s (upgrade.quiesce)".into()),
+            (format!("{step}-hangs"), "took longer than 3s (upgrade.quiesce)".into()),
             ("garbage".into(), "code_change failed".into()),
             ("suspend-fails".into(), "suspend fails on purpose".into()),
             ("suspend-panics".into(), "suspend panics on purpose".into()),
-            ("suspend-hangs".into(), "took longer than 1s (upgrade.quiesce)".into()),
+            ("suspend-hangs".into(), "took longer than 3s (upgrade.quiesce)".into()),
             (format!("resume-of-{taker}"), "resume fails on purpose".to_owned()),
         ];
         faults.map(|(told, words): (String, String)| (args, serving, told, words))
@@ -341,7 +341,7 @@ async fn what_has_no_way_is_refused_before_anything_stops_unless_the_state_may_b
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_hands_the_state_back_or_goes_on_with_what_was_handed_over() {
-    let scene = Scene::new("[upgrade]\nprobation = \"10m\"\nquiesce = \"1s\"\n");
+    let scene = Scene::new("[upgrade]\nprobation = \"10m\"\nquiesce = \"3s\"\n");
     scene.add("a", 5).await;
     scene.node.relmgr(&["upgrade", "1.0.3", "--detach"]).ok();
     wait_for("it is on probation", || scene.node.status().probation_ends_at);
@@ -433,7 +433,7 @@ async fn a_check_tries_the_code_change_on_a_copy() {
 /// hangs or dies there touches nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_tries_the_step_down_on_a_copy() {
-    let scene = Scene::new("[upgrade]\nstart = \"1s\"\n");
+    let scene = Scene::new("[upgrade]\nstart = \"3s\"\n");
     scene.add("a", 5).await;
     scene.node.relmgr(&["upgrade", "1.0.3"]).ok();
     let (host, expected) = (scene.node.host_pid(), ("1.0.3", numbers(&[("a", 5)])));

@@ -266,8 +266,9 @@ async fn who_never_shakes_hands_is_let_go_and_keeps_nobody() {
     std::fs::write(&path, format!("{text}\n[http.limits]\nheader_time = \"200ms\"\n")).unwrap();
     node.start();
     let mut silent = TcpStream::connect(node.address()).await.unwrap();
-    // Nor is plain HTTP an answer to anything.
-    assert!(serves(node.address(), "a.example", &pair).await);
+    // A busy machine may take longer for the handshake of one that does shake hands.
+    let address = node.address();
+    eventually("another is served", async || serves(address, "a.example", &pair).await.then_some(())).await;
     let read = tokio::time::timeout(relmgr_testkit::kit::PATIENCE, silent.read(&mut [0; 16])).await;
     assert_eq!(read.expect("the silent client is let go").unwrap_or(0), 0);
 }

@@ -309,7 +309,7 @@ fn a_command_that_takes_too_long_is_killed() {
     let path = place.path().join("pid").display().to_string();
     let script = format!("echo $$ > {path}; exec sleep 3600");
     let hooks = format!(
-        "[hooks]\nevent = [\"/bin/sh\", \"-c\", \"{script}\"]\nevents = [\"committed\"]\ntimeout = \"1s\"\n"
+        "[hooks]\nevent = [\"/bin/sh\", \"-c\", \"{script}\"]\nevents = [\"committed\"]\ntimeout = \"3s\"\n"
     );
     let node = Node::serving("relmgr-faulty", &hooks, &[&one]);
     let pid =
