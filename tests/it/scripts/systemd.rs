@@ -127,29 +127,30 @@ fn reload(host: &Host) {
     assert_eq!(answered(host, 8080), "1.0.0");
 }
 
-/// Has systemd notice within a second that a supervisor is stuck, and starts it anew.
+/// Has systemd notice within seconds that a supervisor is stuck, and starts it anew. A busy machine may keep one that is
+/// not from its word for a second.
 fn watch_closely(host: &Host) {
     let directory = host.path("/etc/systemd/system/relmgr.service.d");
     std::fs::create_dir_all(&directory).unwrap();
-    std::fs::write(directory.join("test.conf"), "[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\n").unwrap();
+    std::fs::write(directory.join("test.conf"), "[Service]\nWatchdogSec=5\nTimeoutAbortSec=1\n").unwrap();
     host.sh("systemctl daemon-reload && systemctl restart relmgr").ok();
 }
 
 /// A supervisor that is stuck is killed and started again; so is one that was killed.
 fn watchdog(host: &Host) {
     watch_closely(host);
-    let started = |count: &str| {
+    let hit = |signal: &str| {
+        let count = property(host, "relmgr", "NRestarts");
+        host.sh(&format!("systemctl kill --kill-whom=main --signal={signal} relmgr")).ok();
         wait_for("another supervisor serves", || {
-            let again = property(host, "relmgr", "NRestarts") == count;
+            let again = property(host, "relmgr", "NRestarts") != count;
             (again && answered(host, 8080) == "1.0.0").then_some(())
         });
     };
-    host.sh("systemctl kill --kill-whom=main --signal=STOP relmgr").ok();
-    started("1");
+    hit("STOP");
     let log = host.sh("journalctl --unit=relmgr --output=cat").ok().stdout;
     assert!(log.contains("Watchdog timeout"), "{log}");
-    host.sh("systemctl kill --kill-whom=main --signal=KILL relmgr").ok();
-    started("2");
+    hit("KILL");
 }
 
 /// Another node on the same machine has its own home and port.
