@@ -245,6 +245,22 @@ async fn tables_on_disk_outlive_the_node() {
     }
 }
 
+/// What wakes a watcher is not to run code of its release on a thread of the release that wrote, which lives on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_watches_what_the_next_one_writes_is_unmapped() {
+    let [one, two] = releases();
+    let node = Node::serving(APP, "[upgrade]\nprobation = \"10m\"\n", &[&one, &two]);
+    ask(&node, "/watch").await;
+    let upgrade = node.command(&["upgrade", "2.0.0", "--detach"]).output().unwrap();
+    assert!(upgrade.status.success(), "{upgrade:?}");
+    wait_for("the release is on probation", || node.status().probation_ends_at);
+    ask(&node, "/fill/2000").await;
+    node.relmgr(&["commit"]).ok();
+    wait_for("the operation is over", || node.is_settled().then_some(()));
+    let generations = node.status().generations;
+    assert_eq!((generations.len(), node.mapped().len()), (1, 1), "{generations:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_with_a_time_are_removed_by_the_sweep() {
     let [one, _] = releases();

@@ -116,3 +116,62 @@ impl Drop for Handle {
         TableStore::close(self);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    use relmgr_abi::future::Poll;
+
+    use super::*;
+    use crate::{Options, Sync};
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    static NEWS: AtomicUsize = AtomicUsize::new(0);
+
+    fn ready(poll: Poll<RVec<u8>>) -> Changes {
+        match poll {
+            Poll::Ready(bytes) => Changes::from_bytes(&bytes),
+            Poll::Pending => panic!("it waits"),
+            Poll::Panicked(words) => panic!("{words}"),
+        }
+    }
+
+    #[test]
+    fn who_writes_wakes_nobody_where_changes_are_announced_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { max_bytes: 1 << 20, sync: Sync::Never };
+        let store = Store::open(directory.path(), options).unwrap();
+        store.announce_by(|| {
+            NEWS.fetch_add(1, Ordering::SeqCst);
+        });
+        let handle = store.handle();
+        let spec = TableSpec { name: "names".into(), key: "string".into(), record: "u64".into(), schema: 1 };
+        let table = handle.open(&spec).unwrap();
+        let begun = ready(handle.changes(table, u64::MAX).poll(Waker::noop()));
+        let woken = Arc::new(Count::default());
+        let waker = Waker::from(woken.clone());
+        let mut changes = handle.changes(table, begun.seen);
+        assert!(matches!(changes.poll(&waker), Poll::Pending));
+        handle.write(&mut |transaction| transaction.put(table, b"one", b"1").is_ok()).unwrap();
+        let counts = || (NEWS.load(Ordering::SeqCst), woken.0.load(Ordering::SeqCst));
+        assert_eq!(counts(), (1, 0));
+        store.announce();
+        assert_eq!(counts(), (1, 1));
+        assert_eq!(ready(changes.poll(&waker)).keys, [b"one".to_vec()]);
+        // There is no news in what was told.
+        let mut changes = handle.changes(table, begun.seen + 1);
+        assert!(matches!(changes.poll(&waker), Poll::Pending));
+        store.announce();
+        assert_eq!(counts(), (1, 1));
+    }
+}

@@ -110,6 +110,8 @@ pub struct Inner {
     /// Schema versions by table and user.
     users: Mutex<BTreeMap<(u32, u64), u32>>,
     next_user: AtomicU64,
+    /// Has [`Store::announce`] called soon; empty: who writes wakes those who watch.
+    news: OnceLock<fn()>,
 }
 
 /// What there is to say of all tables.
@@ -200,8 +202,9 @@ impl Store {
         }
         txn.commit().map_err(words)?;
         let (users, next_user) = (Mutex::default(), AtomicU64::new(1));
-        let max_bytes = options.max_bytes;
-        let inner = Inner { env, path: path.clone(), max_bytes, directory, aside, tables, users, next_user };
+        let (max_bytes, news) = (options.max_bytes, OnceLock::new());
+        let inner =
+            Inner { env, path: path.clone(), max_bytes, directory, aside, tables, users, next_user, news };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -211,6 +214,18 @@ impl Store {
     /// The system's words.
     pub fn sync(&self) -> Result<(), TableFault> {
         self.0.env.force_sync().map_err(|error| fault(&self.0, &error))
+    }
+
+    /// From now on, who writes calls `news` instead of waking those who watch: that runs code of theirs, and who writes
+    /// may be on a thread of another library. `news` has [`announce`](Self::announce) called soon, elsewhere.
+    pub fn announce_by(&self, news: fn()) {
+        // The first one stays.
+        let _ = self.0.news.set(news);
+    }
+
+    /// Wakes those who watch for what has been committed, on the calling thread.
+    pub fn announce(&self) {
+        self.0.announce();
     }
 
     /// Whether no generation has a table open.
@@ -348,6 +363,19 @@ impl Inner {
         let entries = entries(&self.path, &self.directory, &txn)?;
         let number = entries.into_iter().find(|(found, _)| found == name).map(|(_, entry)| entry.number);
         Ok(number.and_then(|number| self.tables.get(number as usize)?.get()))
+    }
+
+    /// Those who watch are told of what was committed, here or elsewhere.
+    pub fn tell(&self) {
+        match self.news.get() {
+            Some(news) => news(),
+            None => self.announce(),
+        }
+    }
+
+    fn announce(&self) {
+        let tables = self.tables.iter().filter_map(OnceLock::get);
+        tables.filter(|table| table.watched.is_asked()).for_each(|table| table.watched.announce());
     }
 
     pub fn table(&self, number: u32) -> Result<&Table, TableFault> {

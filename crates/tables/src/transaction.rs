@@ -188,6 +188,7 @@ impl Writing<'_> {
             }
             changed = others;
         }
+        store.tell();
     }
 }
 

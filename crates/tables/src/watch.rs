@@ -36,7 +36,7 @@ impl Watched {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A transaction that changed these keys was committed.
+    /// A transaction that changed these keys was committed. Who waits is to be told by [`announce`](Self::announce).
     pub fn changed(&self, keys: impl IntoIterator<Item = Vec<u8>>) {
         let mut recent = self.recent();
         for key in keys {
@@ -45,9 +45,16 @@ impl Watched {
         }
         let surplus = recent.keys.len().saturating_sub(REMEMBERED);
         recent.keys.drain(..surplus);
-        let last = recent.last;
-        drop(recent);
-        self.last.send_replace(last);
+    }
+
+    /// Wakes those who wait for what has changed since the last time, on the calling thread.
+    pub fn announce(&self) {
+        let last = self.recent().last;
+        self.last.send_if_modified(|told| {
+            let is_news = *told < last;
+            *told = last.max(*told);
+            is_news
+        });
     }
 
     /// From now on changes are remembered; the number of the last one so far.

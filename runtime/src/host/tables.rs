@@ -12,6 +12,7 @@ use relmgr_model::host::{Answer, HostError, TablesStart};
 use relmgr_model::tables::{Durability, SchemaCount, SweepStatus, Sync, TableStatus, Tables, TablesStatus};
 use relmgr_store::atomic;
 use relmgr_tables::{OpenError, Options, Store, TableFacts};
+use tokio::sync::Notify;
 
 /// What the supervisor says of them; none in a preflight.
 static START: OnceLock<TablesStart> = OnceLock::new();
@@ -19,10 +20,13 @@ static START: OnceLock<TablesStart> = OnceLock::new();
 /// Open from the first time that a release asks, for as long as the host lives: LMDB must not have it open twice.
 static STORE: Mutex<Option<Store>> = Mutex::new(None);
 
+/// Something has changed that those who watch are to be told of.
+static NEWS: Notify = Notify::const_new();
+
 /// What is on its way with `sync = "relaxed"` reaches the disk so soon.
 const RELAXED: Duration = Duration::from_secs(1);
 
-/// Where they lie; to be said once, before a release is loaded.
+/// Where they lie; to be said once, before a release is loaded, on one of the host's workers.
 ///
 /// # Errors
 /// No thread can be started.
@@ -30,12 +34,27 @@ pub fn settle(start: TablesStart) -> std::io::Result<()> {
     let relaxed = (start.settings.durability, start.settings.sync) == (Durability::Disk, Sync::Relaxed);
     // The channel takes one init only.
     let _ = START.set(start);
+    tokio::spawn(tell_who_watches());
     if relaxed {
         // Here, and not where a release first asks: a thread that is started on a library's is taken for its own, and
         // keeps it in memory.
         std::thread::Builder::new().name("tables-sync".into()).spawn(sync_again_and_again)?;
     }
     Ok(())
+}
+
+/// A waker of a library's runs that library's code, also when its future has been dropped meanwhile: whoever wakes has
+/// taken it out of the list. So it is woken by the host's workers only, and not by the thread that wrote, which may be
+/// another library's. Before a library is unmapped, each of the workers has come to the end of what it was doing then,
+/// and has run what the waking left on it.
+async fn tell_who_watches() {
+    loop {
+        NEWS.notified().await;
+        let store = super::lock(&STORE).clone();
+        if let Some(store) = store {
+            store.announce();
+        }
+    }
 }
 
 fn sync_again_and_again() {
@@ -82,6 +101,7 @@ fn store() -> Result<Store, Unavailable> {
         return Ok(store.clone());
     }
     let opened = Store::open(&directory(start)?, options(&start.settings))?;
+    opened.announce_by(|| NEWS.notify_one());
     Ok(store.insert(opened).clone())
 }
 
