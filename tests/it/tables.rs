@@ -205,6 +205,18 @@ async fn a_table_of_another_type_ends_the_upgrade() {
     assert_eq!((item(&node, 1).await, node.current()), (json!({"number": 10}), Some("1.0.0".into())));
 }
 
+/// Else nobody would sweep it, and a downgrade would not hand it down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_not_opened_in_start_is_refused_in_a_handler() {
+    let [one, _] = releases();
+    let node = Node::serving(APP, "", &[&one]);
+    ask(&node, "/open/counters").await;
+    let (status, words) = get(node.address(), "/open/late").await;
+    assert_eq!(status, 507, "{words}");
+    assert!(words.contains("table `late` was not opened in `start`: open it there"), "{words}");
+    assert!(tables(&node).tables.iter().all(|table| table.name != "late"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_map_is_told_and_the_node_serves_on() {
     let [one, _] = releases();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use relmgr_abi::root::HostRef;
@@ -27,6 +28,8 @@ struct Inner {
     version: String,
     directory: PathBuf,
     tables: Mutex<Access>,
+    /// The application has started; changed and looked at under the lock of `tables`.
+    started: AtomicBool,
     winding_up: watch::Receiver<bool>,
 }
 
@@ -56,23 +59,26 @@ impl Context {
         host: HostRef,
         winding_up: watch::Receiver<bool>,
     ) -> Self {
-        Self(Arc::new(Inner { version, directory, tables: Mutex::new(Access::Host(host)), winding_up }))
+        let (tables, started) = (Mutex::new(Access::Host(host)), AtomicBool::new(false));
+        Self(Arc::new(Inner { version, directory, tables, started, winding_up }))
     }
 
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn alone(version: &str, tables: Tables) -> Self {
-        let tables = Mutex::new(Access::Open(tables));
+        let (tables, started) = (Mutex::new(Access::Open(tables)), AtomicBool::new(false));
         // Nobody winds it up.
         let (_, winding_up) = watch::channel(false);
-        Self(Arc::new(Inner { version: version.into(), directory: PathBuf::new(), tables, winding_up }))
+        let (version, directory) = (version.into(), PathBuf::new());
+        Self(Arc::new(Inner { version, directory, tables, started, winding_up }))
     }
 
-    /// Opens a state table, making it when it is not there; see [`tables`](crate::tables). Best in
-    /// [`start`](crate::Application::start): a table that cannot be opened is then a reason not to upgrade, and the
-    /// sweep begins when the release becomes current.
+    /// Opens a state table, making it when it is not there; see [`tables`](crate::tables). To be called in
+    /// [`start`](crate::Application::start), so that a table that cannot be opened is a reason not to upgrade, and what a
+    /// release has open is known before it serves; later only for a table that was opened in it.
     ///
     /// # Errors
-    /// [`TableError::Type`] where it holds other keys or records, or the store's.
+    /// [`TableError::Type`] where it holds other keys or records, [`TableError::Late`] where it was not opened in
+    /// `start`, or the store's.
     pub fn table<K: Key, V: Record>(&self, name: &str) -> Result<Table<K, V>, TableError> {
         self.tables()?.table(name)
     }
@@ -88,6 +94,9 @@ impl Context {
             Access::Closed => Err(TableError::Closed("the release has stopped".into())),
             Access::Host(host) => {
                 let tables = Tables::of(*host, &self.0.version)?;
+                if self.0.started.load(Ordering::Relaxed) {
+                    tables.settle();
+                }
                 *access = Access::Open(tables.clone());
                 Ok(tables)
             }
@@ -99,6 +108,15 @@ impl Context {
         match &*self.0.tables.lock().unwrap_or_else(PoisonError::into_inner) {
             Access::Open(tables) => Some(tables.clone()),
             Access::Host(_) | Access::Closed => None,
+        }
+    }
+
+    /// The application has started: no other tables are opened from now on.
+    pub(crate) fn settle_tables(&self) {
+        let access = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.started.store(true, Ordering::Relaxed);
+        if let Access::Open(tables) = &*access {
+            tables.settle();
         }
     }
 

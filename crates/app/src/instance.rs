@@ -131,7 +131,7 @@ impl<A: Application> Instance<A> {
         let directory = PathBuf::from(args.directory.as_str());
         let context = Context::new(args.version.to_string(), directory, args.host, winding_up.subscribe());
         let of_instance = decoded.is_ok().then(|| context.clone());
-        let slot = running.clone();
+        let (slot, starting) = (running.clone(), context.clone());
         runtime.spawn(async move {
             let begin = async {
                 let settings = decoded?;
@@ -142,6 +142,7 @@ impl<A: Application> Instance<A> {
                     Ok(Running { app, router, sessions })
                 });
                 let running = outcome(start, "start").await?;
+                starting.settle_tables();
                 // Set once: this task is the only one that sets it.
                 let _ = slot.set(running);
                 Ok(())

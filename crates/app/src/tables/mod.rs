@@ -32,6 +32,8 @@
 //!   transaction that writes has all tables to itself: do in it what must be done together, and nothing that waits.
 //!   When the closure fails or panics, nothing has changed. Where the node has its tables on disk with
 //!   `tables.sync = "commit"`, a commit waits for the disk: call from `tokio::task::spawn_blocking`.
+//! * **Tables are opened in [`start`](crate::Application::start)**, all of them: what a release has open when it begins
+//!   to serve is what is swept, and what is made readable for an older release that takes over.
 //! * **Schema versions.** A [`Record`] says its [`SCHEMA`](Record::SCHEMA). A record of an older one is migrated on
 //!   the way when it is read ([`Record::up`]); a sweep in the background rewrites what is left. While an older release
 //!   may be asked again (in a drain, on probation), what is written has its form too ([`Record::down`]).
@@ -91,6 +93,12 @@ pub enum TableError {
     /// The release has stopped.
     #[error("{0}")]
     Closed(String),
+    /// The table of this name was not opened in `start`.
+    #[error(
+        "table `{0}` was not opened in `start`: open it there, or a downgrade would not hand its records down, and \
+         nothing would migrate or expire them"
+    )]
+    Late(String),
     /// A transaction within a transaction.
     #[error("{0}")]
     Nested(String),
@@ -126,6 +134,8 @@ pub struct Tables(Arc<Inner>);
 pub(crate) struct Inner {
     store: FfiStore,
     open: Mutex<BTreeMap<u32, Arc<Opened>>>,
+    /// The application has started: what is not open now stays so.
+    settled: AtomicBool,
     /// There is something for the sweep to do.
     due: Notify,
 }
@@ -158,14 +168,19 @@ impl Tables {
     }
 
     pub(crate) fn new(store: FfiStore) -> Self {
-        Self(Arc::new(Inner { store, open: Mutex::default(), due: Notify::new() }))
+        let (open, settled) = (Mutex::default(), AtomicBool::new(false));
+        Self(Arc::new(Inner { store, open, settled, due: Notify::new() }))
     }
 
-    /// Opens a table, making it when it is not there.
+    /// Opens a table, making it when it is not there. After [`start`](crate::Application::start) only one that was
+    /// opened in it.
     ///
     /// # Errors
-    /// [`TableError::Type`] where it holds other keys or records, or the store's.
+    /// [`TableError::Type`] where it holds other keys or records, [`TableError::Late`], or the store's.
     pub fn table<K: Key, V: Record>(&self, name: &str) -> Result<Table<K, V>, TableError> {
+        if self.0.settled.load(Ordering::Acquire) && !self.0.open().values().any(|open| open.name == name) {
+            return Err(TableError::Late(name.to_owned()));
+        }
         let kind = K::kind();
         let spec = TableSpec {
             name: name.into(),
@@ -218,6 +233,11 @@ impl Tables {
     /// Makes all records readable for all who have them open; how many were written.
     pub(crate) fn hand_down(&self) -> Result<u64, TableError> {
         sweep::hand_down(&self.0)
+    }
+
+    /// The application has started: what is not open now stays so.
+    pub(crate) fn settle(&self) {
+        self.0.settled.store(true, Ordering::Release);
     }
 
     pub(crate) fn close(&self) {

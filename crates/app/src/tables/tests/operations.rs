@@ -110,6 +110,19 @@ fn counters_of_many_threads_add_up() {
 }
 
 #[test]
+fn tables_are_opened_in_start_or_not_at_all() {
+    let alone = Alone::new().unwrap();
+    let context = alone.context("1.0.0");
+    context.table::<u8, u64>("early").unwrap().put(&1, &1).unwrap();
+    let tables = context.tables().unwrap();
+    context.settle_tables();
+    assert_eq!(tables.table::<u8, u64>("early").unwrap().get(&1).unwrap(), Some(1));
+    assert_eq!(tables.table::<u8, u64>("late").unwrap_err(), TableError::Late("late".into()));
+    insta::assert_snapshot!(context.table::<u8, u64>("late").unwrap_err().to_string(), @"table `late` was not opened in `start`: open it there, or a downgrade would not hand its records down, and nothing would migrate or expire them");
+    assert_eq!(alone.facts().unwrap().tables.len(), 1, "it was not made");
+}
+
+#[test]
 fn what_cannot_be_is_refused_in_words() {
     let alone = Alone::new().unwrap();
     let context = alone.context("1.0.0");
