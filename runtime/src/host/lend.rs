@@ -28,6 +28,8 @@ pub struct Lent {
     generation: Arc<Generation>,
     /// Requests wait.
     hold: Hold,
+    /// They may wait so long.
+    quiesce: Duration,
 }
 
 /// Memory with a path by which processes of the same user can open it while `file` is open.
@@ -86,8 +88,9 @@ impl Host {
             Ok(bytes) => {
                 let written = writing.await.unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
                 let path = memory.path.clone();
-                *lock(&self.lending) =
-                    Lending { lent: Some(Lent { generation: current, hold }), memory: Some(memory) };
+                let quiesce = Duration::from_millis(change.quiesce_ms);
+                let lent = Some(Lent { generation: current, hold, quiesce });
+                *lock(&self.lending) = Lending { lent, memory: Some(memory) };
                 match written {
                     Ok(()) => Ok(Answer::Lent { path, bytes }),
                     Err(error) => {
@@ -97,7 +100,7 @@ impl Host {
                 }
             }
             Err(failed) => {
-                let failed = state::give_up(&current, failed).await;
+                let failed = state::give_up(&current, failed, change).await;
                 drop(hold);
                 self.front.accept_again();
                 current.resume();
@@ -160,8 +163,8 @@ impl Host {
     /// state, requests go on, and the children start.
     pub(super) async fn resume(&self) {
         let lent = lock(&self.lending).lent.take();
-        if let Some(Lent { generation, hold }) = lent {
-            if let Err(words) = state::back(&generation).await {
+        if let Some(Lent { generation, hold, quiesce }) = lent {
+            if let Err(words) = state::back(&generation, quiesce).await {
                 let version = &generation.facts.version;
                 tracing::error!(%version, "it did not go on with its own state: {words}");
             }

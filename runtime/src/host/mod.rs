@@ -236,7 +236,8 @@ impl Host {
             match state::hand_over(&hold, previous, &generation, &change).await {
                 Ok(changed) => handed = Some((hold, changed)),
                 Err(failed) => {
-                    let state::Failed { reason, blames_taker, .. } = state::give_up(previous, failed).await;
+                    let failed = state::give_up(previous, failed, &change).await;
+                    let state::Failed { reason, blames_taker, .. } = failed;
                     drop(hold);
                     previous.resume();
                     return Ok(Answer::NotSwapped { reason, blames_candidate: blames_taker });
@@ -269,6 +270,7 @@ impl Host {
         let keeps_state = generation.facts.keeps_state();
         // Nothing happens to the state from here on but what follows.
         let hold = keeps_state.then(|| self.front.gate.shut());
+        let quiesce = Duration::from_millis(change.as_ref().map_or(0, |change| change.quiesce_ms));
         let (mut code_change, mut lost) = (None, None);
         if let (Some(hold), Some(change), Some(serving)) = (&hold, &change, &serving) {
             // Its children hold state too.
@@ -286,7 +288,7 @@ impl Host {
         }
         if keeps_state
             && code_change.is_none()
-            && let Err(words) = state::back(&generation).await
+            && let Err(words) = state::back(&generation, quiesce).await
         {
             let version = &generation.facts.version;
             let words = format!("{version} did not go on with its own state: {words}");

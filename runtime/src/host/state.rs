@@ -12,21 +12,22 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use relmgr_abi::body::{BodySource, FfiBody, Frame, SizeHint};
 use relmgr_model::host::{CodeChange, CodeChanged};
 use tokio::sync::mpsc;
 
-use super::app;
+use super::app::{self, Fault};
 use super::gate::{self, Hold};
 use super::generation::{Generation, HeldWaker, Mapping};
 
 /// So many pieces may be on their way.
 pub const AHEAD: usize = 4;
 
-/// A generation that goes on with its own state has it at hand; one that takes longer hangs.
+/// A generation that goes on with its own state has it at hand. Its `resume` has as long as requests may wait for a code
+/// change, and so long at least: one that takes longer hangs.
 const BACK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A hand-over that was none.
@@ -97,24 +98,31 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Has `generation` go on with the state that it was asked for.
+/// Has `generation` go on with the state that it was asked for. Until then, or until it has taken longer than `quiesce`
+/// (`upgrade.quiesce`) allows, whoever asks for this keeps the gate shut: what clients wrote into the state that it has
+/// meanwhile would be overwritten.
 ///
 /// # Errors
 /// It does not.
-pub async fn back(generation: &Generation) -> Result<(), String> {
+pub async fn back(generation: &Generation, quiesce: Duration) -> Result<(), String> {
     let Some(back) = generation.state_back() else { return Ok(()) };
-    match gate::until(Instant::now() + BACK_PATIENCE, app::told(back)).await {
-        Some(result) => result.map_err(|fault| fault.0),
-        None => Err(format!("its resume takes longer than {}", humantime::format_duration(BACK_PATIENCE))),
+    resumed(app::told(back), quiesce).await
+}
+
+async fn resumed(back: impl Future<Output = Result<(), Fault>>, quiesce: Duration) -> Result<(), String> {
+    let patience = BACK_PATIENCE.max(quiesce);
+    match tokio::time::timeout(patience, back).await {
+        Ok(result) => result.map_err(|fault| fault.0),
+        Err(_) => Err(format!("its resume takes longer than {}", humantime::format_duration(patience))),
     }
 }
 
 /// After a hand-over that failed: `from` goes on. The words for people.
-pub async fn give_up(from: &Generation, failed: Failed) -> Failed {
+pub async fn give_up(from: &Generation, failed: Failed, change: &CodeChange) -> Failed {
     if !failed.asked {
         return failed;
     }
-    match back(from).await {
+    match back(from, Duration::from_millis(change.quiesce_ms)).await {
         Ok(()) => failed,
         Err(words) => {
             let version = &from.facts.version;
@@ -171,7 +179,7 @@ pub async fn load(
     let unread = tokio::spawn(async move { while own.recv().await.is_some() {} });
     let own_form = CodeChange { schema: own_schema, ..change.clone() };
     if let Err(failed) = give(hold, of, &own_form, pieces).await {
-        return Err(give_up(of, failed).await);
+        return Err(give_up(of, failed, change).await);
     }
     let _ = unread.await;
     let (pieces, source) = mpsc::channel(AHEAD);
@@ -179,8 +187,8 @@ pub async fn load(
     let deadline = hold.since + Duration::from_millis(change.quiesce_ms);
     match gate::until(deadline, take(of, change.schema, source)).await {
         Some(Ok(())) => Ok(()),
-        Some(Err(failed)) => Err(give_up(of, failed).await),
-        None => Err(give_up(of, late("taking over the state", change)).await),
+        Some(Err(failed)) => Err(give_up(of, failed, change).await),
+        None => Err(give_up(of, late("taking over the state", change), change).await),
     }
 }
 
@@ -272,5 +280,26 @@ impl BodySource for Source {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint { lower: 0, upper: u64::MAX }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn slow(seconds: u64) -> Result<(), Fault> {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_that_comes_back_slowly_has_as_long_as_requests_may_wait() {
+        assert_eq!(resumed(slow(20), Duration::from_secs(60)).await, Ok(()));
+        // Short waits of requests leave it a little while all the same.
+        assert_eq!(resumed(slow(4), Duration::from_secs(1)).await, Ok(()));
+        let late = resumed(slow(20), Duration::from_secs(1)).await;
+        assert_eq!(late, Err("its resume takes longer than 5s".into()));
+        let late = resumed(slow(90), Duration::from_secs(60)).await;
+        assert_eq!(late, Err("its resume takes longer than 1m".into()));
     }
 }
