@@ -429,6 +429,23 @@ async fn a_check_tries_the_code_change_on_a_copy() {
     assert_eq!(scene.node.mapped().len(), 1);
 }
 
+/// Requests do not wait for it as they would for an upgrade.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_does_not_hold_requests_up_for_one_that_runs_long() {
+    let scene = Scene::new("[upgrade]\nquiesce = \"1h\"\n");
+    scene.add("a", 5).await;
+    scene.tell("wait");
+    let mut waiting = Connection::open(scene.node.address()).await;
+    let waiting = tokio::spawn(async move { waiting.get("/wait").await });
+    wait_for("the handler runs", || (scene.node.status().generations[0].in_flight == 1).then_some(()));
+    let done = scene.node.relmgr(&["check", "1.0.3"]);
+    done.failed(1, &["the state could not be looked at: 1 request was not over within 500ms", "try again"]);
+    assert_eq!(scene.all().await, numbers(&[("a", 5)]));
+    scene.tell("");
+    assert_eq!(waiting.await.unwrap(), Ok((200, "waited".into())));
+    scene.node.relmgr(&["check", "1.0.3"]).ok();
+}
+
 /// The step down is tried on a copy as well, by the code of the release that serves, in a process of its own: what
 /// hangs or dies there touches nothing.
 #[tokio::test(flavor = "multi_thread")]

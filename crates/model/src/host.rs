@@ -92,6 +92,9 @@ pub enum Command {
         patience_ms: u64,
         /// In which form, and how long requests may wait.
         code_change: CodeChange,
+        /// The handlers that run may take so long to end, where that is less.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quiet_ms: Option<u64>,
     },
     /// Give a candidate the state that another host has lent. Answered by [`Answer::Done`].
     TakeState {

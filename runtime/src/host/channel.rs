@@ -126,8 +126,9 @@ async fn carry_out(host: &Arc<Host>, command: Command) -> Result<Answer, HostErr
             host.resume().await;
             Ok(Answer::Done)
         }
-        Command::LendState { patience_ms, code_change } => {
-            host.lend_state(Duration::from_millis(patience_ms), &code_change).await
+        Command::LendState { patience_ms, code_change, quiet_ms } => {
+            let quiet = quiet_ms.map(Duration::from_millis);
+            host.lend_state(Duration::from_millis(patience_ms), &code_change, quiet).await
         }
         Command::TakeState { generation, path, code_change } => {
             host.take_state(generation, &path, &code_change).await

@@ -65,7 +65,8 @@ fn refuse(reason: impl std::fmt::Display) -> HostError {
 }
 
 impl Host {
-    /// Writes the state of the generation that serves. Its children have ended then, and requests wait.
+    /// Writes the state of the generation that serves. Its children have ended then, and requests wait. Those that run
+    /// are waited for as long as `quiet`, where that is said: who needs no more than a copy is not worth a longer wait.
     ///
     /// # Errors
     /// Why not; everything goes on as before.
@@ -73,6 +74,7 @@ impl Host {
         &self,
         patience: Duration,
         change: &CodeChange,
+        quiet: Option<Duration>,
     ) -> Result<Answer, HostError> {
         let current = self.front.current.load_full().ok_or_else(|| refuse("no generation serves"))?;
         let memory = Memory::new().map_err(refuse)?;
@@ -84,7 +86,13 @@ impl Host {
         // Another host may come to serve whoever connects from here on.
         self.front.pause_accepting();
         let hold = self.front.gate.shut();
-        match state::give(&hold, &current, change, pieces).await {
+        let given = async {
+            if let Some(limit) = quiet {
+                state::quiet_within(&hold, &current, limit).await?;
+            }
+            state::give(&hold, &current, change, pieces).await
+        };
+        match given.await {
             Ok(bytes) => {
                 let written = writing.await.unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
                 let path = memory.path.clone();

@@ -81,12 +81,31 @@ async fn wait_quiet(hold: &Hold, generation: &Generation, change: &CodeChange) -
     if gate::until(hold.since + quiesce, gate::soon(|| generation.facts.running() == 0)).await.is_some() {
         return Ok(hold.since.elapsed());
     }
+    let requests = not_over(generation, quiesce);
+    let reason = format!("{requests} (upgrade.quiesce): their handlers were still running");
+    Err(Failed { reason, blames_taker: false, asked: false })
+}
+
+/// Waits until no handler of `generation` runs, for `limit` at most, for somebody who needs no more than a copy.
+///
+/// # Errors
+/// Some run longer.
+pub async fn quiet_within(hold: &Hold, generation: &Generation, limit: Duration) -> Result<(), Failed> {
+    if gate::until(hold.since + limit, gate::soon(|| generation.facts.running() == 0)).await.is_some() {
+        return Ok(());
+    }
+    let requests = not_over(generation, limit);
+    let reason = format!(
+        "the state could not be looked at: {requests}, and no other is to wait longer for that; try again when no \
+         request takes so long"
+    );
+    Err(Failed { reason, blames_taker: false, asked: false })
+}
+
+fn not_over(generation: &Generation, limit: Duration) -> String {
     let running = generation.facts.running();
     let requests = if running == 1 { "1 request was" } else { &format!("{running} requests were") };
-    let limit = humantime::format_duration(quiesce);
-    let reason =
-        format!("{requests} not over within {limit} (upgrade.quiesce): their handlers were still running");
-    Err(Failed { reason, blames_taker: false, asked: false })
+    format!("{requests} not over within {}", humantime::format_duration(limit))
 }
 
 fn late(what: &str, change: &CodeChange) -> Failed {

@@ -193,7 +193,7 @@ async fn save_memory(
     into: PathBuf,
 ) -> Result<MemoryRecording, RecordingError> {
     let (patience_ms, code_change) = (patience(node), change(node, state.version));
-    let lent = serving.host.call(Command::LendState { patience_ms, code_change }).await;
+    let lent = serving.host.call(Command::LendState { patience_ms, code_change, quiet_ms: None }).await;
     let _ = serving.host.call(Command::Resume).await;
     let Answer::Lent { path: from, bytes } = lent.map_err(|error| refused(node, &error))? else {
         return Err(RecordingError::Host("the host lends no state".into()));

@@ -73,7 +73,11 @@ impl Walk<'_> {
         patience: Duration,
     ) -> Result<(), OperationError> {
         let code_change = self.change(schema);
-        let command = Command::LendState { patience_ms: millis(patience), code_change: code_change.clone() };
+        let command = Command::LendState {
+            patience_ms: millis(patience),
+            code_change: code_change.clone(),
+            quiet_ms: None,
+        };
         let refused = |reason: String| OperationError::StateKept {
             version: to.clone(),
             reason: self.node.redact(&reason),

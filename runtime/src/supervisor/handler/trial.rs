@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use relmgr_abi::state::Trial;
@@ -21,6 +21,10 @@ use super::state::schema_of;
 use super::switch::{millis, unexpected};
 use super::walk::Walk;
 use crate::host::preflight::{GiveBack, Passed};
+
+/// Requests wait at most so long for those that run when the state is copied. A check changes nothing, so nobody is to
+/// notice it; most handlers are over in a fraction of this.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// A copy of the state of the release that serves.
 pub(super) struct Copy {
@@ -95,7 +99,8 @@ impl Walk<'_> {
         let schema = schema_of(from.as_ref());
         let begun = Instant::now();
         let patience_ms = millis(self.node.settings.upgrade.children_patience());
-        let command = Command::LendState { patience_ms, code_change: self.change(schema) };
+        let quiet_ms = Some(millis(QUIET.min(self.node.settings.upgrade.quiesce)));
+        let command = Command::LendState { patience_ms, code_change: self.change(schema), quiet_ms };
         let lent = host.call(command).await;
         let _ = host.call(Command::Resume).await;
         let mut copy = match lent {
