@@ -1,6 +1,7 @@
 //! What can go wrong with state tables beside a killed host: records that nobody reads, no room, no time, no directory.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use relmgr_model::control::Phase;
@@ -78,23 +79,27 @@ async fn fill_up(node: &Node) {
     }
 }
 
+/// A node that serves the first release, and the file that names the record at which handing down waits.
+fn node_that_waits(settings: &str) -> (Node, PathBuf) {
+    let mut node = Node::new(APP, settings);
+    releases().iter().for_each(|release| node.publish(release));
+    let told = node.home().join("told");
+    node.start_with(&[("RELMGR_TEST_TABLED", told.to_str().unwrap())]);
+    node.relmgr(&["upgrade", "1.0.0"]).ok();
+    (node, told)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_are_not_handed_down_in_time_end_the_downgrade() {
-    let [one, two] = releases();
-    let mut node = Node::serving(APP, "[upgrade]\nstart = \"1s\"\n", &[&one, &two]);
+    let (mut node, told) = node_that_waits("[upgrade]\nstart = \"3s\"\n");
     node.relmgr(&["upgrade", "2.0.0"]).ok();
-    // Too many for a second.
-    ask(&node, "/fill/600000").await;
+    ask(&node, "/fill/1000").await;
     let before = sum(&node).await;
+    std::fs::write(&told, "700").unwrap();
     let done = node.relmgr(&["downgrade", "1.0.0"]);
-    done.failed(1, &["could not be handed down: it took longer than 1s (upgrade.start)"]);
+    done.failed(1, &["could not be handed down: it took longer than 3s (upgrade.start)"]);
     assert_eq!((node.current().as_deref(), sum(&node).await), (Some("2.0.0"), before.clone()));
-    let settings = node.home().join("relmgr.toml");
-    let text = std::fs::read_to_string(&settings).unwrap();
-    std::fs::write(&settings, text.replace("start = \"1s\"", "start = \"5m\"")).unwrap();
-    node.relmgr(&["stop"]).ok();
-    node.wait_supervisor();
-    node.start();
+    std::fs::remove_file(told).unwrap();
     node.relmgr(&["downgrade", "1.0.0", "--retry"]).ok();
     assert_eq!((sum(&node).await, items(&node).kept_aside), (before, 0));
 }
@@ -131,32 +136,31 @@ async fn a_node_that_falls_back_to_prev_keeps_what_that_cannot_read_and_says_so(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_killed_while_records_are_handed_down_loses_none() {
-    let [one, two] = releases();
-    let node = Node::serving(APP, "[supervisor]\nintensity = 100\n", &[&one, &two]);
+    let (node, told) = node_that_waits("[supervisor]\nintensity = 100\n");
     ask(&node, "/fill/20000").await;
     let before = sum(&node).await;
-    for glances in [0, 1, 3, 6] {
-        if node.current().as_deref() == Some("1.0.0") {
-            node.relmgr(&["upgrade", "2.0.0", "--retry"]).ok();
-        }
+    node.relmgr(&["upgrade", "2.0.0"]).ok();
+    let waits = told.with_extension("waits");
+    // Before the first record, after some transactions, at the last record.
+    for at in [0, 700, 10_000, 19_999] {
         swept(&node, &[(2, 20_000)]);
+        std::fs::write(&told, at.to_string()).unwrap();
         let mut downgrade = node.command(&["downgrade", "1.0.0", "--retry"]).spawn().unwrap();
-        wait_for("it is under way", || (node.status().phase == Phase::Upgrading).then_some(()));
+        wait_for("records are being handed down", || waits.exists().then_some(()));
         let host = node.host_pid();
-        // At another point each time.
-        (0..glances).for_each(|_| drop(node.status()));
         kill(host, Signal::SIGKILL).unwrap();
-        downgrade.wait().unwrap();
+        assert!(!downgrade.wait().unwrap().success());
+        std::fs::remove_file(&told).unwrap();
+        std::fs::remove_file(&waits).unwrap();
         wait_for("another host serves", || {
             let status = node.status();
             let other = status.host_pid.is_some_and(|pid| pid != host.as_raw().unsigned_abs());
             (other && status.current.is_some() && status.phase == Phase::Steady).then_some(())
         });
-        assert_eq!(sum(&node).await, before, "killed after {glances} glances");
+        assert_eq!(node.current().as_deref(), Some("2.0.0"));
+        assert_eq!(sum(&node).await, before, "killed at record {at}");
     }
-    if node.current().as_deref() == Some("2.0.0") {
-        node.relmgr(&["downgrade", "1.0.0", "--retry"]).ok();
-    }
+    node.relmgr(&["downgrade", "1.0.0", "--retry"]).ok();
     assert_eq!((sum(&node).await, items(&node).kept_aside), (before, 0));
 }
 
