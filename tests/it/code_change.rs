@@ -285,17 +285,25 @@ fn a_release_whose_state_has_another_shape_under_the_same_version_is_not_built()
     let node = Node::new("relmgr-state", "");
     node.publish(&release("state", "", "1.0.1"));
     let out = node.home().join("out");
-    let build = |features: &str| {
+    let repository = node.repository_url();
+    let build_as = |version: &str, features: &str, args: &[&str]| {
         let mut command = std::process::Command::new(bin("cargo-relmgr"));
-        command.args(["relmgr", "release", "--profile", "dev", "--version", "1.0.9", "--features", features]);
+        command.args(["relmgr", "release", "--profile", "dev", "--version", version, "--features", features]);
         command.arg("--manifest-path").arg(workspace().join("tests/fixtures/state/Cargo.toml"));
-        command.args(["--repository", &node.repository_url()]).arg("--out").arg(&out);
+        command.args(args).arg("--out").arg(&out).env_remove("RELMGR_REPOSITORY");
         Done::from(command.env("CARGO_TARGET_DIR", target_dir()).output().unwrap())
     };
-    build("other-shape").failed(1, &["1.0.1", "another #[state(version = "]);
+    let named = ["--repository", &repository];
+    build_as("1.0.9", "other-shape", &named).failed(1, &["1.0.1", "another #[state(version = "]);
     assert!(!out.join("VERSION").exists());
-    build("two").ok();
+    let built = build_as("1.0.9", "two", &named).ok();
     assert_eq!(std::fs::read_to_string(out.join("VERSION")).unwrap().trim(), "1.0.9");
+    // Where it cannot look, it says so; where there is no state, there is nothing to look at.
+    let unchecked = "the shape of its state was not compared with what nodes run";
+    let silent = [built, build_as("1.0.10", "two", &["--json"]).ok(), build_as("1.0.11", "none", &[]).ok()];
+    assert!(silent.iter().all(|done| !done.stderr.contains(unchecked)), "{silent:?}");
+    let done = build_as("1.0.12", "two", &[]).ok();
+    assert!(done.stderr.contains(unchecked) && done.stderr.contains("--repository"), "{done:?}");
 }
 
 fn answered(n: u64, sum: i64, schema: u32) -> Value {

@@ -104,10 +104,17 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         false => schema::find(project, &library_path, facts.abi, triple)?,
     };
     warnings.extend(schema.warning.clone());
-    if let (Some(state), Some(_)) = (&schema.state, &args.repository.url) {
-        let repository = args.repository.open()?;
-        if let Some(shipped) = block_on(previous::shipped(&repository, &args.channel))? {
-            warnings.extend(state::compare(&shipped, Some(state))?);
+    if let Some(state) = &schema.state {
+        if args.repository.url.as_ref().is_some_and(|url| !url.is_empty()) {
+            let repository = args.repository.open()?;
+            if let Some(shipped) = block_on(previous::shipped(&repository, &args.channel))? {
+                warnings.extend(state::compare(&shipped, Some(state))?);
+            }
+        } else if !args.json {
+            ui::status(
+                "Unchecked",
+                "the shape of its state was not compared with what nodes run: name the repository (--repository)",
+            );
         }
     }
     warnings.iter().for_each(ui::warning);
