@@ -250,6 +250,23 @@ fn where_there_is_nothing_to_rehearse_it_says_so_and_trust_is_the_nodes() {
     assert_eq!(done.code, 2, "{done:?}");
 }
 
+/// That nothing was lost says little where there was nothing.
+#[test]
+fn a_rehearsal_without_state_says_so() {
+    let words = "no state was rehearsed";
+    let (node, two) = (first_form(), release("state", "two", "1.0.2"));
+    let done = rehearse(&node, &two, &[]).ok();
+    assert!(done.stderr.contains(words) && done.stderr.contains("--feed"), "{done:?}");
+    let done = rehearse(&node, &two, &["--feed", NUMBERS]).ok();
+    assert!(!done.stderr.contains(words), "{done:?}");
+    let done = rehearse(&first_records(), &release("tabled", "second", "2.0.0"), &[]).ok();
+    assert!(done.stderr.contains(words), "{done:?}");
+    // One that keeps none has none to lose.
+    let node = shipping("relmgr-faulty", &release("faulty", "", "1.0.0"));
+    let done = rehearse(&node, &release("faulty", "", "1.0.1"), &[]).ok();
+    assert!(!done.stderr.contains(words) && done.stderr.contains("no state;"), "{done:?}");
+}
+
 /// Makes a key; its file, and the public part.
 fn key(directory: &Path) -> (String, String) {
     let file = directory.join("ci.key").to_str().unwrap().to_owned();

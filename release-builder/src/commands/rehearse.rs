@@ -103,6 +103,13 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
             );
         }
         _ => {
+            let made = [args.feed.is_some(), args.feed_candidate.is_some(), args.state.is_some()];
+            if report.keeps_state() && made == [false; 3] {
+                ui::warning(
+                    "no state was rehearsed: the shipped release began with none. Make some with --feed, or give it a \
+                     recording with --state",
+                );
+            }
             ui::status("Rehearsed", format!("{app} {shipped} to {candidate} and back: {}", report.summary()));
         }
     }

@@ -120,6 +120,11 @@ impl Report {
         }
     }
 
+    /// Whether the shipped release keeps any state, however little there was.
+    pub(crate) fn keeps_state(&self) -> bool {
+        self.memory.is_some() || !self.tables.is_empty()
+    }
+
     /// What was looked at, in one line.
     pub(crate) fn summary(&self) -> String {
         let mut words = vec![];
