@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
 
 use super::{Done, script, workspace};
 use relmgr_testkit::kit::target_dir;
@@ -88,7 +89,7 @@ fn the_recipes_of_ci_fit_their_schemas_and_call_scripts_that_are_there() {
 #[test]
 fn policies_are_json_and_give_no_more_than_they_say() {
     for path in files(&script("iam")) {
-        let policy: serde_json::Value = serde_json::from_str(&read(&path)).unwrap();
+        let policy: Value = serde_json::from_str(&read(&path)).unwrap();
         for statement in policy["Statement"].as_array().unwrap() {
             let actions = statement["Action"].to_string();
             assert!(!actions.contains('*') && !actions.contains("Delete"), "{}: {actions}", path.display());
@@ -114,6 +115,15 @@ fn cloud_inits_example_writes_what_a_node_reads() {
     let settings = content("/var/lib/relmgr/relmgr.toml");
     relmgr_model::settings::Settings::parse(&settings).unwrap();
     assert!(content("/var/lib/relmgr/app.conf").contains(" = "));
-    let steps = data["runcmd"].to_string();
-    assert!(steps.contains("\"systemctl\",\"enable\",\"--now\",\"relmgr.service\""), "{steps}");
+    // One command, each part of which is carried out only where the one before it was.
+    let [Value::String(command)] = data["runcmd"].as_array().unwrap().as_slice() else {
+        panic!("{}", data["runcmd"])
+    };
+    let parts: Vec<&str> = command.split(" && ").collect();
+    let begins = |at: usize, words: &str| assert!(parts[at].starts_with(words), "{words}: {command}");
+    begins(0, "curl --fail ");
+    begins(1, "echo '");
+    assert!(parts[1].ends_with("' | sha256sum --check"), "{command}");
+    begins(2, "dpkg --install ");
+    assert_eq!(parts[3..], ["systemctl enable --now relmgr.service"]);
 }
