@@ -48,7 +48,10 @@ pub fn boot(fleet: &mut Fleet) {
     std::fs::write(host.path("/srv/relmgr.deb"), &package).unwrap();
     let (stages, status) = cloud_init(host, &user_data(fleet, "/srv/relmgr.deb", &"1".repeat(64)));
     assert!(host.path("/var/cache/relmgr.deb").exists(), "it was downloaded: {stages:?}");
-    assert!(!host.path("/usr/bin/relmgr").exists(), "another package than the one that was pinned is installed");
+    assert!(
+        !host.path("/usr/bin/relmgr").exists(),
+        "another package than the one that was pinned is installed"
+    );
     host.sh("dpkg --status relmgr").failed(1, &["relmgr"]);
     assert_ne!(status["v1"]["modules-final"]["errors"], json!([]), "it is told: {status}");
 
