@@ -88,22 +88,38 @@ fn probation(fleet: &Fleet) {
         &["1.0.3 was rolled back: ", "www1: did not take it; done before it: 0 of 2 (exit code 3)"],
     );
     assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
+    // Who asks for a downgrade then, has it already.
+    let left = over_ssh(fleet, "downgrade.sh", &[]).ok();
+    assert!(left.stderr.contains("1.0.0 serves: the last change was taken back already"), "{left:?}");
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.0"]);
+}
+
+/// A script for one node, on the first host.
+fn over_ssh(fleet: &Fleet, name: &str, args: &[&str]) -> super::Done {
+    let config = fleet.network.ssh_config().display().to_string();
+    let file = std::fs::File::open(script(name)).unwrap();
+    let mut command = fleet.ci("ssh", &["-F", &config, "www1", "bash", "-s", "--"]);
+    command.args(args).stdin(file).output().unwrap().into()
 }
 
 /// The scripts for one node, which need nothing on it but relmgr and a shell.
 fn on_the_node(fleet: &Fleet) {
-    let config = fleet.network.ssh_config().display().to_string();
-    let over_ssh = |name: &str, args: &[&str]| {
-        let file = std::fs::File::open(script(name)).unwrap();
-        let mut command = fleet.ci("ssh", &["-F", &config, "www1", "bash", "-s", "--"]);
-        super::Done::from(command.args(args).stdin(file).output().unwrap())
-    };
+    let over_ssh = |name: &str, args: &[&str]| over_ssh(fleet, name, args);
     over_ssh("downgrade.sh", &["1.0.0"]).ok();
     let again = over_ssh("downgrade.sh", &["1.0.0"]).ok();
     assert!(again.stdout.contains("1.0.0 serves already"), "{again:?}");
     over_ssh("upgrade.sh", &[]).ok();
     assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
-    over_ssh("downgrade.sh", &[]).ok();
+    // Once more, as after a connection that was lost: the release that was left stays so.
+    for words in ["to 1.0.0, which served before", "1.0.0 serves: the last change was taken back already"] {
+        let done = over_ssh("downgrade.sh", &[]).ok();
+        assert!(done.stderr.contains(words), "{done:?}");
+        assert_eq!(fleet.versions(), ["1.0.0", "1.0.1"]);
+    }
+    // A start is none of it: the release before is the newer one now, and relmgr does not go back to that.
+    fleet.network.hosts[0].sh("relmgr restart").ok();
+    over_ssh("downgrade.sh", &[]).failed(1, &["1.0.1 is newer than the current release 1.0.0"]);
+    assert_eq!(fleet.versions(), ["1.0.0", "1.0.1"]);
     over_ssh("upgrade.sh", &["1.0.1"]).ok();
     over_ssh("upgrade.sh", &["1.0.1", "1.0.2"]).failed(2, &["Usage: upgrade.sh"]);
     over_ssh("upgrade.sh", &["7.7.7"]).failed(1, &["7.7.7"]);
