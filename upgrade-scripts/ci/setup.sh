@@ -3,6 +3,16 @@
 # relmgr. What is there already is left alone.
 set -euo pipefail
 
+usage='Usage: setup.sh [--rust-only]
+--rust-only: for a job that does not call cargo relmgr. Else:
+RELMGR_SOURCE: where cargo-relmgr is built from, unless it is there: --git URL --tag V, --path DIR.
+RELMGR_VERSION: fail unless cargo-relmgr is of this version. RELMGR_REHEARSE: where it is set, relmgr is installed too.'
+case ${1-} in
+'' | --rust-only) ;;
+-h | --help) echo "$usage"; exit 0 ;;
+*) echo "$usage" >&2; exit 2 ;;
+esac
+
 packages=()
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 command -v curl >/dev/null || packages+=(curl)
@@ -24,7 +34,7 @@ if ! command -v cargo >/dev/null; then
     if [ -n "${GITHUB_PATH-}" ]; then echo "$HOME/.cargo/bin" >>"$GITHUB_PATH"; fi
     if [ -n "${BASH_ENV-}" ]; then echo "export PATH=$HOME/.cargo/bin:\$PATH" >>"$BASH_ENV"; fi
 fi
-# RELMGR_SOURCE: where cargo-relmgr is built from, as `cargo install` takes it (--git URL --tag V, --path DIR).
+if [ "${1-}" = --rust-only ]; then exit 0; fi
 if ! cargo relmgr version >/dev/null 2>&1; then
     read -r -a source <<<"${RELMGR_SOURCE:?is not set: how cargo install finds cargo-relmgr, such as --git URL --tag v1}"
     cargo install --locked "${source[@]}" cargo-relmgr

@@ -2,7 +2,7 @@
 //! deployed to staging over ssh, checked and promoted. What is the service's part (variables, secrets, outputs, a
 //! workspace, credentials) is done here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +17,9 @@ fn is_left_out(command: &str) -> bool {
     command == "cargo test --locked" || command.starts_with("apt-get update && apt-get install ")
 }
 
+/// Where `cargo relmgr` is installed from.
+const SOURCE: &str = "--path /the/source";
+
 /// An application's checkout with upgrade-scripts/ in it, and the home of who runs CI.
 struct Checkout<'fleet> {
     fleet: &'fleet Fleet,
@@ -27,8 +30,9 @@ impl<'fleet> Checkout<'fleet> {
     fn new(fleet: &'fleet Fleet) -> Self {
         let root = tempfile::tempdir().unwrap();
         let checkout = Self { fleet, root };
-        std::fs::create_dir_all(checkout.path("home")).unwrap();
-        std::fs::create_dir_all(checkout.path("bin")).unwrap();
+        for directory in ["home", "bin", "shelf"] {
+            std::fs::create_dir_all(checkout.path(directory)).unwrap();
+        }
         let source = checkout.path("source");
         std::fs::create_dir_all(&source).unwrap();
         let words = "cp -r \"$0\" . && git init --quiet && git add --all && \
@@ -36,28 +40,53 @@ impl<'fleet> Checkout<'fleet> {
                      chown --recursive 4242 .";
         let made = Command::new("bash").args(["-c", words]).arg(script("")).current_dir(source).output();
         Done::from(made.unwrap()).ok();
+        // cargo, but that what it installs lies on the shelf.
+        let (shelf, bin) = (checkout.path("shelf"), checkout.path("bin"));
+        let install = format!("cp {}/cargo-relmgr {}/", shelf.display(), bin.display());
+        checkout.write(
+            "bin/cargo",
+            &format!(
+                "if [ \"$*\" = 'install --locked {SOURCE} cargo-relmgr' ]; then exec {install}; fi\n\
+                 if [ \"$1\" = install ]; then echo \"nobody asked for: $*\" >&2; exit 1; fi\nexec {} \"$@\"\n",
+                cargo()
+            ),
+        );
         checkout
+    }
+
+    /// Writes a program of the shell's.
+    fn write(&self, name: &str, words: &str) {
+        std::fs::write(self.path(name), format!("#!/bin/sh\n{words}")).unwrap();
+        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// The machine of a job: with Rust, and without `cargo relmgr`.
+    fn new_machine(&self) {
+        match std::fs::remove_file(self.path("bin/cargo-relmgr")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    /// What the application's own manifest would say: the fixture with `features`, built as tests build it.
+    /// What the application's own manifest would say, to the `cargo relmgr` that is installed from now on: the fixture
+    /// with `features`, built as tests build it.
     fn build_of(&self, features: &str, version: &str) {
         let manifest = workspace().join("tests/fixtures/faulty/Cargo.toml");
         let text = format!(
-            "#!/bin/sh\nif [ \"$2\" = release ]; then\n    shift 2\n    set -- relmgr release --manifest-path {} --profile dev \
+            "if [ \"$2\" = release ]; then\n    shift 2\n    set -- relmgr release --manifest-path {} --profile dev \
              --no-describe --version {version} --features '{features}' \"$@\"\nfi\nexec {} \"$@\"\n",
             manifest.display(),
             bin("cargo-relmgr").display()
         );
-        let path = self.path("bin/cargo-relmgr");
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.write("shelf/cargo-relmgr", &text);
     }
 
-    /// A command as a step runs it, with `environment` and the credentials for the bucket.
+    /// A command as a step runs it, with `environment`, none of relmgr's variables beside it, and the credentials for
+    /// the bucket.
     fn command(&self, words: &str, environment: &BTreeMap<String, String>) -> Command {
         let mut command = Command::new("bash");
         let here = std::env::var("HOME").unwrap();
@@ -71,6 +100,10 @@ impl<'fleet> Checkout<'fleet> {
             }
         }
         command.env("CARGO_TARGET_DIR", target_dir()).env("RUSTUP_TOOLCHAIN", toolchain());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELMGR_"))
+        {
+            command.env_remove(name);
+        }
         command.envs(environment);
         command
     }
@@ -85,6 +118,7 @@ impl<'fleet> Checkout<'fleet> {
         let (network, host) = (&self.fleet.network, &self.fleet.network.hosts[0]);
         BTreeMap::from([
             ("RELMGR_REPOSITORY", self.fleet.server.url()),
+            ("RELMGR_SOURCE", SOURCE.into()),
             ("RELMGR_VERSION", env!("CARGO_PKG_VERSION").into()),
             ("RELMGR_TRUSTED_KEYS", self.fleet.public_key().into()),
             ("RELMGR_KEY", read(&network.directory().join("ci.key"))),
@@ -96,6 +130,11 @@ impl<'fleet> Checkout<'fleet> {
     }
 }
 
+/// The cargo of this machine.
+fn cargo() -> String {
+    Done::from(Command::new("which").arg("cargo").output().unwrap()).ok().stdout.trim().to_owned()
+}
+
 /// The toolchain of this project, which the fixture is built with.
 fn toolchain() -> String {
     let text = std::fs::read_to_string(workspace().join("rust-toolchain.toml")).unwrap();
@@ -103,10 +142,22 @@ fn toolchain() -> String {
     line.split('"').nth(1).unwrap().to_owned()
 }
 
-fn recipe(name: &str) -> Value {
+/// What a recipe says.
+pub fn recipe(name: &str) -> Value {
     let words = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
     let parsed = Command::new("/usr/bin/python3").args(["-c", words]).arg(script(name)).output().unwrap();
     Done::from(parsed).ok().json()
+}
+
+/// What it says at its top, to who sets it up.
+fn header(name: &str) -> String {
+    let text = std::fs::read_to_string(script(name)).unwrap();
+    text.lines().map_while(|line| line.strip_prefix('#')).collect()
+}
+
+/// The names of variables in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    text.split(|letter: char| !letter.is_ascii_uppercase() && letter != '_').collect()
 }
 
 fn object(value: &Value) -> impl Iterator<Item = (&String, &str)> {
@@ -115,12 +166,15 @@ fn object(value: &Value) -> impl Iterator<Item = (&String, &str)> {
 
 /// Runs the jobs of GitHub's recipe; how many commands that were.
 fn github(checkout: &Checkout) -> usize {
-    let workflow = recipe("github/release.yml");
+    let (workflow, header) = (recipe("github/release.yml"), header("github/release.yml"));
+    let (variables, secrets) = header.split_once("Secrets: ").unwrap();
+    let listed = BTreeMap::from([("vars", names(variables)), ("secrets", names(secrets))]);
     let given = checkout.given();
     let mut outputs = BTreeMap::<String, String>::new();
     let mut ran = 0;
     for job in ["test", "release", "staging", "promote"] {
         let job = &workflow["jobs"][job];
+        checkout.new_machine();
         for step in job["steps"].as_array().unwrap() {
             let Some(words) = step["run"].as_str().filter(|words| !is_left_out(words)) else { continue };
             let value = |text: &str| {
@@ -129,12 +183,16 @@ fn github(checkout: &Checkout) -> usize {
                 };
                 match name.split_once('.').unwrap() {
                     // What nobody has given is empty.
-                    ("vars" | "secrets", name) => given.get(name).cloned().unwrap_or_default(),
+                    (kind @ ("vars" | "secrets"), name) => {
+                        assert!(listed[kind].contains(name), "the recipe does not list {kind}.{name}");
+                        given.get(name).cloned().unwrap_or_default()
+                    }
                     ("needs", name) => outputs[name.rsplit('.').next().unwrap()].clone(),
                     _ => panic!("{name} is not known here"),
                 }
             };
-            let mut environment: BTreeMap<String, String> = object(&job["env"])
+            let mut environment: BTreeMap<String, String> = object(&workflow["env"])
+                .chain(object(&job["env"]))
                 .chain(object(&step["env"]))
                 .map(|(name, text)| (name.clone(), value(text)))
                 .collect();
@@ -153,15 +211,27 @@ fn github(checkout: &Checkout) -> usize {
 
 /// Runs the jobs of CircleCI's recipe; how many commands that were.
 fn circleci(checkout: &Checkout) -> usize {
-    let config = recipe("circleci/config.yml");
+    let (config, header) = (recipe("circleci/config.yml"), header("circleci/config.yml"));
+    let contexts: BTreeMap<&str, BTreeSet<&str>> = header
+        .split("context `")
+        .skip(1)
+        .map(|text| text.split_once('`').unwrap())
+        .map(|(name, text)| (name, names(text)))
+        .collect();
     let given = checkout.given();
     let mut ran = 0;
     for job in ["test", "release", "staging", "promote"] {
+        checkout.new_machine();
+        // A context is a whole environment; a job without one has nothing.
+        let runs = config["workflows"]["release"]["jobs"].as_array().unwrap();
+        let context = runs.iter().find_map(|run| run[job]["context"].as_str());
+        let listed = context.map(|name| contexts[name].clone()).unwrap_or_default();
         for step in config["jobs"][job]["steps"].as_array().unwrap() {
             let Some(words) = step["run"].as_str().filter(|words| !is_left_out(words)) else { continue };
-            // The contexts are whole environments; the workspace lies where the recipe has it.
+            // The workspace lies where the recipe has it.
             let words = words.replace("/tmp/release", &checkout.path("workspace").display().to_string());
-            let environment = given.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+            let environment = given.iter().filter(|(name, _)| listed.contains(**name));
+            let environment = environment.map(|(name, value)| ((*name).to_owned(), value.clone()));
             checkout.run(&words, &environment.collect()).ok();
             ran += 1;
         }
@@ -191,7 +261,9 @@ fn the_commands_of_both_recipes_take_a_push_to_staging_and_promote_it() {
     // Under its name only: no channel names it.
     checkout.build_of("", "1.0.7");
     let given = checkout.given().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    let built = checkout.run("upgrade-scripts/build-release.sh --no-channel", &given).ok();
+    checkout.new_machine();
+    let words = "upgrade-scripts/ci/setup.sh >&2 && upgrade-scripts/build-release.sh --no-channel";
+    let built = checkout.run(words, &given).ok();
     assert_eq!((built.stdout.as_str(), named()), ("1.0.7\n", ["1.0.6".into(), "1.0.6".into()]));
     fleet.deploy(&["-v", "1.0.7", "www1"]).ok();
     keys(&checkout);
@@ -227,11 +299,15 @@ fn tools(checkout: &Checkout) {
     // A machine with cargo alone.
     let alone = checkout.path("alone");
     std::fs::create_dir(&alone).unwrap();
-    let cargo = Done::from(Command::new("which").arg("cargo").output().unwrap()).ok().stdout;
-    std::os::unix::fs::symlink(cargo.trim(), alone.join("cargo")).unwrap();
-    let mut bare = checkout.command(setup, &BTreeMap::new());
-    bare.env("PATH", format!("{}:/usr/bin:/bin", alone.display())).env("CARGO_HOME", &alone);
-    let bare = Done::from(bare.output().unwrap());
+    std::os::unix::fs::symlink(cargo(), alone.join("cargo")).unwrap();
+    let on_it = |words: &str| {
+        let mut bare = checkout.command(words, &BTreeMap::new());
+        bare.env("PATH", format!("{}:/usr/bin:/bin", alone.display())).env("CARGO_HOME", &alone);
+        Done::from(bare.output().unwrap())
+    };
+    on_it("upgrade-scripts/ci/setup.sh --rust-only").ok();
+    on_it("upgrade-scripts/ci/setup.sh --rust").failed(2, &["Usage: setup.sh"]);
+    let bare = on_it(setup);
     assert_ne!(bare.code, 0, "{bare:?}");
     assert!(bare.stderr.contains("RELMGR_SOURCE: is not set"), "{bare:?}");
     std::fs::remove_dir_all(checkout.path("source/.git")).unwrap();
