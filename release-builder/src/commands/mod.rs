@@ -109,10 +109,15 @@ impl RepositoryArgs {
                 path_style: self.path_style.then_some(true),
                 credentials: None,
             },
-            trust: Trust::new(&self.trusted_keys, &[]).map_err(RepositoryError::from)?,
+            trust: Trust::new(&self.trusted(), &[]).map_err(RepositoryError::from)?,
             ..Options::default()
         };
         Ok(Repository::open(url, options)?)
+    }
+
+    /// Who is trusted. A variable of CI's that nobody has given is empty, and names nobody.
+    fn trusted(&self) -> Vec<String> {
+        self.trusted_keys.iter().filter(|key| !key.is_empty()).cloned().collect()
     }
 }
 

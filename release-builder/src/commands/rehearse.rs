@@ -176,7 +176,7 @@ async fn shipped(repository: &Repository, channel: &str) -> Result<Option<Versio
 
 /// The same as a node's operator writes it.
 fn settings(args: &Args, repository: &Repository) -> RepositorySettings {
-    let RepositoryArgs { endpoint_url, region, path_style, trusted_keys, .. } = &args.repository;
+    let RepositoryArgs { endpoint_url, region, path_style, .. } = &args.repository;
     RepositorySettings {
         url: repository.url().into(),
         channel: args.channel.clone(),
@@ -184,7 +184,7 @@ fn settings(args: &Args, repository: &Repository) -> RepositorySettings {
         region: region.clone(),
         path_style: path_style.then_some(true),
         timeout: TIMEOUT,
-        trusted_keys: trusted_keys.clone(),
+        trusted_keys: args.repository.trusted(),
         channel_keys: vec![],
         allow_unsigned: args.allow_unsigned,
     }

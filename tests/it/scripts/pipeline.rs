@@ -17,6 +17,11 @@ fn is_left_out(command: &str) -> bool {
     command == "cargo test --locked" || command.starts_with("apt-get update && apt-get install ")
 }
 
+/// Whether it reads what others have published: then it checks who has signed that.
+fn fetches(command: &str) -> bool {
+    command.contains("get-prev-rel.sh") || command.contains("cargo relmgr promote ")
+}
+
 /// Where `cargo relmgr` is installed from.
 const SOURCE: &str = "--path /the/source";
 
@@ -112,6 +117,13 @@ impl<'fleet> Checkout<'fleet> {
         self.command(words, environment).output().unwrap().into()
     }
 
+    /// The public key of somebody who has signed nothing.
+    fn stranger(&self) -> String {
+        let mut command = Command::new(bin("cargo-relmgr"));
+        command.args(["relmgr", "keygen", "--no-password", "--out"]).arg(self.path("stranger.key"));
+        Done::from(command.output().unwrap()).ok().stdout.trim().to_owned()
+    }
+
     /// The variables and secrets that people have given to the service.
     fn given(&self) -> BTreeMap<&'static str, String> {
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
@@ -170,6 +182,7 @@ fn github(checkout: &Checkout) -> usize {
     let (variables, secrets) = header.split_once("Secrets: ").unwrap();
     let listed = BTreeMap::from([("vars", names(variables)), ("secrets", names(secrets))]);
     let given = checkout.given();
+    let stranger = BTreeMap::from([("RELMGR_TRUSTED_KEYS", checkout.stranger())]);
     let mut outputs = BTreeMap::<String, String>::new();
     let mut ran = 0;
     for job in ["test", "release", "staging", "promote"] {
@@ -177,7 +190,7 @@ fn github(checkout: &Checkout) -> usize {
         checkout.new_machine();
         for step in job["steps"].as_array().unwrap() {
             let Some(words) = step["run"].as_str().filter(|words| !is_left_out(words)) else { continue };
-            let value = |text: &str| {
+            let value = |text: &str, given: &BTreeMap<&str, String>| {
                 let Some(name) = text.strip_prefix("${{ ").and_then(|text| text.strip_suffix(" }}")) else {
                     return text.to_owned();
                 };
@@ -191,11 +204,20 @@ fn github(checkout: &Checkout) -> usize {
                     _ => panic!("{name} is not known here"),
                 }
             };
-            let mut environment: BTreeMap<String, String> = object(&workflow["env"])
-                .chain(object(&job["env"]))
-                .chain(object(&step["env"]))
-                .map(|(name, text)| (name.clone(), value(text)))
-                .collect();
+            let environment = |given: &BTreeMap<&str, String>| -> BTreeMap<String, String> {
+                object(&workflow["env"])
+                    .chain(object(&job["env"]))
+                    .chain(object(&step["env"]))
+                    .map(|(name, text)| (name.clone(), value(text, given)))
+                    .collect()
+            };
+            if fetches(words) {
+                let others = given.iter().chain(&stranger).map(|(name, value)| (*name, value.clone()));
+                let others: BTreeMap<&str, String> = others.collect();
+                let refused = checkout.run(words, &environment(&others));
+                assert_ne!(refused.code, 0, "it does not check who has signed: {words}: {refused:?}");
+            }
+            let mut environment = environment(&given);
             let output = checkout.path("output");
             std::fs::write(&output, "").unwrap();
             environment.insert("GITHUB_OUTPUT".into(), output.display().to_string());
