@@ -15,7 +15,8 @@ use nix::unistd::Pid;
 use super::{Done, script, wait_for};
 use relmgr_testkit::s3::aws_directory;
 
-const GROUP: &str = "sg-0123456789abcdef0";
+/// The security group that it has.
+pub const GROUP: &str = "sg-0123456789abcdef0";
 
 /// One machine: address, state, tags.
 type Instance = (String, &'static str, Vec<(&'static str, &'static str)>);
@@ -74,8 +75,14 @@ impl Ec2 {
         self.command(name, args).output().unwrap().into()
     }
 
-    fn open(&self) -> BTreeSet<String> {
+    /// Addresses that port 22 is open to.
+    pub fn open(&self) -> BTreeSet<String> {
         self.state.lock().unwrap().open.clone()
+    }
+
+    /// Every rule that was ever opened.
+    pub fn opened(&self) -> Vec<String> {
+        self.state.lock().unwrap().opened.clone()
     }
 }
 
@@ -205,7 +212,7 @@ fn a_security_group_is_closed_again_however_the_command_ends() {
     let mark = marks.path().join("running");
     let path = mark.to_str().unwrap();
     ec2.run("with-ssh-open.sh", &[GROUP, "sh", "-c", "echo done"]).ok();
-    assert_eq!(ec2.state.lock().unwrap().opened, ["192.0.2.7/32"]);
+    assert_eq!(ec2.opened(), ["192.0.2.7/32"]);
     assert!(ec2.open().is_empty());
     ec2.run("with-ssh-open.sh", &[GROUP, "sh", "-c", "exit 3"]).failed(3, &["is closed to 192.0.2.7 again"]);
     assert!(ec2.open().is_empty());

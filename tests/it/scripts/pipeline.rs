@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::ec2::{Ec2, GROUP};
 use super::fleet::Fleet;
 use super::{Done, bin, script, workspace};
 use relmgr_testkit::kit::target_dir;
@@ -28,13 +29,14 @@ const SOURCE: &str = "--path /the/source";
 /// An application's checkout with upgrade-scripts/ in it, and the home of who runs CI.
 struct Checkout<'fleet> {
     fleet: &'fleet Fleet,
+    ec2: Ec2,
     root: tempfile::TempDir,
 }
 
 impl<'fleet> Checkout<'fleet> {
     fn new(fleet: &'fleet Fleet) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let checkout = Self { fleet, root };
+        let checkout = Self { fleet, ec2: Ec2::start(vec![]), root };
         for directory in ["home", "bin", "shelf"] {
             std::fs::create_dir_all(checkout.path(directory)).unwrap();
         }
@@ -109,6 +111,10 @@ impl<'fleet> Checkout<'fleet> {
         {
             command.env_remove(name);
         }
+        if environment.contains_key("SECURITY_GROUP") {
+            self.ec2.aware(&mut command);
+            command.env("CI_ADDRESS", "192.0.2.7");
+        }
         command.envs(environment);
         command
     }
@@ -176,12 +182,25 @@ fn object(value: &Value) -> impl Iterator<Item = (&String, &str)> {
     value.as_object().into_iter().flatten().map(|(name, value)| (name, value.as_str().unwrap()))
 }
 
-/// Runs the jobs of GitHub's recipe; how many commands that were.
-fn github(checkout: &Checkout) -> usize {
+/// Whether a step's condition holds: that a variable has been given, or that it has not.
+fn holds(condition: &str, given: &BTreeMap<&str, String>) -> bool {
+    let words: Vec<&str> = condition.split(' ').collect();
+    let [variable, comparison, "''"] = words[..] else { panic!("{condition} is not known here") };
+    let given = given.contains_key(variable.strip_prefix("vars.").unwrap());
+    match comparison {
+        "!=" => given,
+        "==" => !given,
+        _ => panic!("{condition} is not known here"),
+    }
+}
+
+/// Runs the jobs of GitHub's recipe for who has `more` variables than others have; how many commands that were.
+fn github(checkout: &Checkout, more: BTreeMap<&'static str, String>) -> usize {
     let (workflow, header) = (recipe("github/release.yml"), header("github/release.yml"));
     let (variables, secrets) = header.split_once("Secrets: ").unwrap();
     let listed = BTreeMap::from([("vars", names(variables)), ("secrets", names(secrets))]);
-    let given = checkout.given();
+    let mut given = checkout.given();
+    given.extend(more);
     let stranger = BTreeMap::from([("RELMGR_TRUSTED_KEYS", checkout.stranger())]);
     let mut outputs = BTreeMap::<String, String>::new();
     let mut ran = 0;
@@ -190,6 +209,9 @@ fn github(checkout: &Checkout) -> usize {
         checkout.new_machine();
         for step in job["steps"].as_array().unwrap() {
             let Some(words) = step["run"].as_str().filter(|words| !is_left_out(words)) else { continue };
+            if step["if"].as_str().is_some_and(|condition| !holds(condition, &given)) {
+                continue;
+            }
             let value = |text: &str, given: &BTreeMap<&str, String>| {
                 let Some(name) = text.strip_prefix("${{ ").and_then(|text| text.strip_suffix(" }}")) else {
                     return text.to_owned();
@@ -241,6 +263,8 @@ fn circleci(checkout: &Checkout) -> usize {
         .map(|(name, text)| (name, names(text)))
         .collect();
     let given = checkout.given();
+    // What is for who names one is left out.
+    assert_eq!(config["parameters"]["security-group"]["default"], "");
     let mut ran = 0;
     for job in ["test", "release", "staging", "promote"] {
         checkout.new_machine();
@@ -248,7 +272,12 @@ fn circleci(checkout: &Checkout) -> usize {
         let runs = config["workflows"]["release"]["jobs"].as_array().unwrap();
         let context = runs.iter().find_map(|run| run[job]["context"].as_str());
         let listed = context.map(|name| contexts[name].clone()).unwrap_or_default();
-        for step in config["jobs"][job]["steps"].as_array().unwrap() {
+        let steps = config["jobs"][job]["steps"].as_array().unwrap().iter();
+        let steps = steps.flat_map(|step| match step["unless"]["steps"].as_array() {
+            Some(steps) => steps.as_slice(),
+            None => std::slice::from_ref(step),
+        });
+        for step in steps {
             let Some(words) = step["run"].as_str().filter(|words| !is_left_out(words)) else { continue };
             // The workspace lies where the recipe has it.
             let words = words.replace("/tmp/release", &checkout.path("workspace").display().to_string());
@@ -275,7 +304,8 @@ fn the_commands_of_both_recipes_take_a_push_to_staging_and_promote_it() {
     };
     let checkout = Checkout::new(&fleet);
     checkout.build_of("second", "1.0.5");
-    assert_eq!(github(&checkout), 9);
+    assert_eq!(github(&checkout, BTreeMap::from([("SECURITY_GROUP", GROUP.into())])), 9);
+    assert_eq!((checkout.ec2.opened(), checkout.ec2.open()), (vec!["192.0.2.7/32".into()], BTreeSet::new()));
     assert_eq!((fleet.versions(), named()), (vec!["1.0.5".into()], ["1.0.5".into(), "1.0.5".into()]));
     checkout.build_of("", "1.0.6");
     assert_eq!(circleci(&checkout), 9);
