@@ -1,11 +1,13 @@
 //! What cannot run here as such (the recipes of CI services, cloud-init), and what tools say of the rest.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
+use super::pipeline::recipe;
 use super::{Done, script, workspace};
 use relmgr_testkit::kit::target_dir;
 
@@ -100,14 +102,46 @@ fn policies_are_json_and_give_no_more_than_they_say() {
     }
 }
 
+/// What GitHub says of a job that asks for a token: its environment's name where it has one, else its branch's.
+fn subjects(workflow: &Value, job: &Value) -> Vec<String> {
+    let repository = "repo:example/live-poll";
+    let environment = &job["environment"];
+    if let Some(name) = environment["name"].as_str().or_else(|| environment.as_str()) {
+        return vec![format!("{repository}:environment:{name}")];
+    }
+    // YAML reads `on` as a truth.
+    let branches = workflow["true"]["push"]["branches"].as_array().unwrap();
+    let subject = |branch: &Value| format!("{repository}:ref:refs/heads/{}", branch.as_str().unwrap());
+    branches.iter().map(subject).collect()
+}
+
+#[test]
+fn the_jobs_of_githubs_recipe_may_take_the_role_and_nobody_else_may() {
+    let workflow = recipe("github/release.yml");
+    let mut taking = BTreeSet::new();
+    for (name, job) in workflow["jobs"].as_object().unwrap() {
+        let action = |step: &Value| step["uses"].as_str().unwrap_or_default().to_owned();
+        let steps = job["steps"].as_array().unwrap().iter();
+        let takes = steps.map(action).any(|uses| uses.starts_with("aws-actions/configure-aws-credentials@"));
+        // Only those can that may ask for a token.
+        assert_eq!(takes, job["permissions"]["id-token"] == "write", "{name}");
+        if takes {
+            taking.extend(subjects(&workflow, job));
+        }
+    }
+    let policy: Value = serde_json::from_str(&read(&script("iam/github-trust.json"))).unwrap();
+    let [statement] = policy["Statement"].as_array().unwrap().as_slice() else { panic!("{policy}") };
+    let allowed = &statement["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"];
+    let allowed = allowed.as_array().unwrap().iter().map(|subject| subject.as_str().unwrap().to_owned());
+    assert_eq!(allowed.collect::<BTreeSet<_>>(), taking);
+}
+
 /// The files that cloud-init's example writes are ones that a node reads, and the units are those of the package.
 #[test]
 fn cloud_inits_example_writes_what_a_node_reads() {
     let path = script("cloud-init/user-data.yml");
     assert!(read(&path).starts_with("#cloud-config\n"));
-    let words = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
-    let parsed = Command::new("/usr/bin/python3").args(["-c", words]).arg(&path).output().unwrap();
-    let data = Done::from(parsed).ok().json();
+    let data = recipe("cloud-init/user-data.yml");
     let content = |path: &str| {
         let files = data["write_files"].as_array().unwrap();
         files.iter().find(|file| file["path"] == path).unwrap()["content"].as_str().unwrap().to_owned()
