@@ -25,25 +25,36 @@ rule=(--group-id "$group" --protocol tcp --port 22 --cidr "$address/32")
 child=''
 # Whether the rule is this run's: not asked for, asked, ours, theirs.
 state=none said=''
+# The command has been told to end: it may take five seconds.
+# shellcheck disable=SC2317 # the trap calls it
+reap() {
+    for _ in {1..50}; do
+        kill -0 "$child" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    echo "with-ssh-open.sh: the command does not end, and is killed" >&2
+    kill -KILL "$child" 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+}
 # Before it is opened: a signal may come between the two. What another run has opened is not closed; where it cannot be
-# known (aws was killed while it asked), closed is the safe side, and that there is nothing to close is no fault.
+# known (aws was killed while it asked), closed is the safe side, and that there is nothing to close is no fault. It is
+# closed before the command has ended: one that hangs does not keep it open.
 # shellcheck disable=SC2317 # the trap calls it
 close() {
     local code=$? closed=''
-    trap - EXIT INT TERM HUP
-    if [ -n "$child" ]; then
-        kill -TERM "$child" 2>/dev/null || true
-        wait "$child" || true
-    fi
+    trap - EXIT
+    # Once more is no reason to leave it open.
+    trap '' INT TERM HUP
+    if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null || true; fi
     if [ "$state" = none ] || [ "$state" = theirs ] || [[ $said == *InvalidPermission.Duplicate* ]]; then
-        exit "$code"
-    fi
-    if closed=$(aws ec2 revoke-security-group-ingress "${rule[@]}" --output text 2>&1); then
+        :
+    elif closed=$(aws ec2 revoke-security-group-ingress "${rule[@]}" --output text 2>&1); then
         echo "with-ssh-open.sh: $group is closed to $address again" >&2
     elif [[ $closed != *InvalidPermission.NotFound* ]]; then
         echo "with-ssh-open.sh: $group MAY STILL BE OPEN to $address: $closed" >&2
         [ "$code" -ne 0 ] || code=1
     fi
+    if [ -n "$child" ]; then reap; fi
     exit "$code"
 }
 trap close EXIT

@@ -229,6 +229,19 @@ fn a_security_group_is_closed_again_however_the_command_ends() {
         std::fs::remove_file(&mark).unwrap();
     }
 
+    // A command that does not end when it is told to: closed while it still runs, and killed.
+    let words = format!("trap '' TERM; echo $$ > {path}; exec sleep 600");
+    let mut child = ec2.command("with-ssh-open.sh", &[GROUP, "sh", "-c", &words]).spawn().unwrap();
+    let pid = wait_for("the command runs", || {
+        std::fs::read_to_string(&mark).ok().and_then(|text| text.trim().parse::<i32>().ok())
+    });
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    wait_for("it is closed", || ec2.open().is_empty().then_some(()));
+    assert!(kill(Pid::from_raw(pid), None).is_ok() && child.try_wait().unwrap().is_none(), "it runs still");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(kill(Pid::from_raw(pid), None).is_err(), "nothing is left of it");
+    std::fs::remove_file(&mark).unwrap();
+
     // A signal while it is being opened: the command is not begun.
     let hold = ec2.state.lock().unwrap().hold.clone();
     hold.store(true, Ordering::SeqCst);
