@@ -94,6 +94,7 @@ fn ansible_makes_nodes_of_bare_hosts_changes_nothing_twice_and_stops_at_the_firs
     assert!(!recap(&refused).contains_key("www2"), "{refused:?}");
     assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
     rolled_back(&fleet, &play);
+    read_all_the_same(&fleet, &play);
     another_relmgr(&fleet, &play);
     one_of_a_batch(&mut fleet, &play);
 }
@@ -120,6 +121,22 @@ fn rolled_back(fleet: &Fleet, play: &dyn Fn(&Fleet, &[&str]) -> Done) {
     }
     assert!(recap(&refused).keys().eq(["www1"]), "{refused:?}");
     assert!(!fleet.network.hosts[1].path("/var/lib/relmgr/releases/1.0.3").exists());
+    play(fleet, &["-e", "relmgr_version=1.0.1", "--limit", "www1"]).ok();
+    assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
+}
+
+/// A run that fails after it has changed what is read at the start only: the node has read it all the same.
+fn read_all_the_same(fleet: &Fleet, play: &dyn Fn(&Fleet, &[&str]) -> Done) {
+    let mut environment: BTreeMap<_, _> = fleet.server.environment().into_iter().collect();
+    environment.insert("MARK", "one".into());
+    // The variables can be written, and the settings cannot.
+    let broken = serde_json::json!({"relmgr_environment": environment, "relmgr_repository_options": 5});
+    let refused = play(fleet, &["-e", &broken.to_string(), "--limit", "www1"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    assert!(refused.stdout.contains("Settings of the node"), "{refused:?}");
+    let words = "tr '\\0' '\\n' </proc/$(systemctl show --value --property=MainPID relmgr)/environ";
+    let read = fleet.network.hosts[0].sh(words).ok().stdout;
+    assert!(read.lines().any(|line| line == "MARK=one"), "{read}");
     play(fleet, &["-e", "relmgr_version=1.0.1", "--limit", "www1"]).ok();
     assert_eq!(fleet.versions(), ["1.0.1", "1.0.1"]);
 }
