@@ -20,6 +20,9 @@ fn the_package_installs_a_service_that_systemd_keeps_and_takes_itself_away_again
     ] {
         assert!(host.path(file).exists(), "{file}");
     }
+    // Who signs for https servers.
+    let recommended = host.sh("dpkg-query --show --showformat='${Recommends}' relmgr").ok().stdout;
+    assert_eq!(recommended, "ca-certificates");
     let verified = host.sh("systemd-analyze verify --man=no /lib/systemd/system/relmgr.service /lib/systemd/system/relmgr@.service 2>&1").ok();
     assert!(!verified.stdout.contains("relmgr"), "{verified:?}");
     for unit in ["relmgr.service", "relmgr@two.service"] {
