@@ -179,6 +179,10 @@ impl Writing<'_> {
 
     /// Tells those who watch what was committed.
     pub fn tell(store: &Inner, mut changed: Vec<(u32, Vec<u8>)>) {
+        // Mostly nobody watches.
+        if changed.is_empty() {
+            return;
+        }
         while let Some((table, _)) = changed.first() {
             let table = *table;
             let (here, others) = changed.into_iter().partition(|(of, _)| *of == table);
