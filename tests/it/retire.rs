@@ -2,6 +2,8 @@
 
 use relmgr_model::control::GenerationState;
 
+use tokio::io::AsyncWriteExt as _;
+
 use crate::client::{Load, get};
 use relmgr_testkit::kit::{Done, Node, node_that_blocks, release, wait_for};
 use relmgr_testkit::load;
@@ -173,6 +175,21 @@ async fn requests_in_flight_finish_on_the_release_that_began_them() {
     let done = Done::from(upgrade.wait_with_output().unwrap()).ok();
     assert!(!done.stderr.contains("cut"), "{done:?}");
     assert_eq!(node.mapped().len(), 1);
+}
+
+/// What a handler says at last that blocked past the end of the drain does not stay, either.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_after_the_drain_and_is_not_read_goes() {
+    let (one, two) = (release("faulty", "", "1.0.0"), release("faulty", "second", "1.0.1"));
+    let (node, go) = node_that_blocks("[upgrade]\ndrain = \"100ms\"\n", &[&one, &two]);
+    let mut deaf = tokio::net::TcpStream::connect(node.address()).await.unwrap();
+    deaf.write_all(b"GET /block/large HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    wait_for("a request is in flight", || (node.status().generations[0].in_flight == 1).then_some(()));
+    let done = node.relmgr(&["upgrade", "1.0.1"]).ok();
+    assert!(done.stderr.contains("their handlers block"), "{done:?}");
+    std::fs::write(go, "").unwrap();
+    wait_for("the first release is gone", || (node.mapped().len() == 1).then_some(()));
+    drop(deaf);
 }
 
 #[tokio::test(flavor = "multi_thread")]

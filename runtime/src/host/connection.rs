@@ -62,7 +62,7 @@ pub struct Connection {
     waker: AtomicWaker,
     afterwards: Mutex<Option<Afterwards>>,
     unwritten: Unwritten,
-    // Nobody waits for it but a drain that breaks off what is left: the requests of a connection come one by one.
+    // Shared by nobody but the streams of one connection of HTTP/2, and a drain that breaks off what is left.
     staked: Mutex<Staked>,
 }
 
@@ -335,7 +335,15 @@ impl Connections {
             && super::lock(&self.open).iter().any(|(_, connection)| connection.keeps_bytes_of(generation))
     }
 
-    /// Ends those that may; how many they were.
+    /// Whether a connection has bytes of this generation to write, or a stream of it.
+    pub fn owe_bytes_of(&self, generation: u64) -> bool {
+        let owes = |connection: &Connection| {
+            connection.has_stake_of(generation) || connection.keeps_bytes_of(generation)
+        };
+        super::lock(&self.open).iter().any(|(_, connection)| owes(connection))
+    }
+
+    /// Ends those that may have bytes of this generation that their clients do not take; how many they were.
     pub fn abort_keepers_of(&self, generation: u64) -> usize {
         let open = super::lock(&self.open);
         let keepers = open.iter().filter(|(_, connection)| connection.keeps_bytes_of(generation));
@@ -550,6 +558,7 @@ mod tests {
         }
         none.unstake(1);
         one.unstake(1);
+        assert_eq!([1, 2, 3].map(|id| connections.owe_bytes_of(id)), [true, true, false]);
         both.set_multiplexed();
         connections.end_staked(1);
         let told = || [&one, &both, &other, &none].map(|connection| connection.order());

@@ -45,7 +45,7 @@ pub struct Front {
     /// What holds requests back during a code change.
     pub gate: Arc<Gate>,
     /// The connections.
-    pub connections: Connections,
+    pub connections: Arc<Connections>,
     /// How encrypted connections begin, where there are any.
     pub tls: Option<Tls>,
     permits: Arc<Semaphore>,
@@ -126,7 +126,7 @@ impl Front {
             permits: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
             gate: Arc::new(Gate::new(limits.held)),
             limits,
-            connections: Connections::default(),
+            connections: Arc::default(),
             tls,
             full: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),

@@ -70,7 +70,7 @@ pub struct Retired {
 /// background for as long as the host lives, and `gone` is called when it succeeds.
 pub async fn retire(
     generation: Arc<Generation>,
-    connections: &Connections,
+    connections: &Arc<Connections>,
     drain: Duration,
     gone: impl FnOnce() + Send + 'static,
 ) -> Retired {
@@ -86,13 +86,25 @@ pub async fn retire(
     facts.set_reasons(pinned.clone());
     facts.set_state(GenerationState::Pinned);
     tracing::warn!(version = %facts.version, "release cannot be unmapped: {}", pinned.join("; "));
-    tokio::spawn(keep_trying(stage, facts, gone));
+    tokio::spawn(keep_trying(stage, connections.clone(), facts, gone));
     Retired { cut, stop_left, pinned }
 }
 
-async fn keep_trying(mut stage: Stage, facts: Arc<Facts>, gone: impl FnOnce()) {
+async fn keep_trying(
+    mut stage: Stage,
+    connections: Arc<Connections>,
+    facts: Arc<Facts>,
+    gone: impl FnOnce(),
+) {
+    let mut unread = false;
     while !matches!(stage, Stage::Over) {
         tokio::time::sleep(RETRY).await;
+        // An answer that came after the drain has had this long to be read.
+        if unread {
+            connections.abort_staked(facts.id);
+            connections.abort_keepers_of(facts.id);
+        }
+        unread = connections.owe_bytes_of(facts.id);
         let (next, reasons) = advance(stage, &facts, RETRY_PATIENCE).await;
         stage = next;
         if reasons.is_empty() {
