@@ -91,7 +91,7 @@ fn node_that_waits(settings: &str) -> (Node, PathBuf) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_are_not_handed_down_in_time_end_the_downgrade() {
-    let (mut node, told) = node_that_waits("[upgrade]\nstart = \"3s\"\n");
+    let (node, told) = node_that_waits("[upgrade]\nstart = \"3s\"\n");
     node.relmgr(&["upgrade", "2.0.0"]).ok();
     ask(&node, "/fill/1000").await;
     let before = sum(&node).await;

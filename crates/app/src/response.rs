@@ -210,6 +210,9 @@ mod tests {
         }
     }
 
+    /// A body's size, its pieces, how it crosses, and what the host reads.
+    type Case<'a> = (u64, fn() -> Vec<Piece>, &'a str, &'a [&'a str]);
+
     fn piece(text: &'static str) -> Piece {
         Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
     }
@@ -260,7 +263,7 @@ mod tests {
     fn a_body_crosses_whole_or_in_its_pieces_and_nothing_is_lost_or_doubled() {
         static LARGE: [u8; 5000] = [b'a'; 5000];
         let large = std::str::from_utf8(&LARGE).unwrap();
-        let cases: [(u64, fn() -> Vec<Piece>, &str, &[&str]); 8] = [
+        let cases: [Case<'_>; 8] = [
             (5, || vec![piece("hello")], "inline", &["hello"]),
             (5000, || vec![piece(std::str::from_utf8(&LARGE).unwrap())], "whole", &[large]),
             (5, || vec![None, piece("hello")], "streams", &["hello"]),
