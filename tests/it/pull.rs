@@ -401,6 +401,23 @@ fn cargo(url: &str, args: &[&str]) -> Done {
 }
 
 #[test]
+fn a_node_follows_the_channel_that_its_settings_name() {
+    let (one, two) = releases();
+    // The default channel names the second.
+    let node = node("channel = \"staging\"\n", &[&one, &two]);
+    let promote = |version: &str| {
+        cargo(&node.repository_url(), &["promote", version, "--channel", "staging"]).ok();
+    };
+    node.relmgr(&["pull", "now"]).failed(1, &["staging"]);
+    for version in ["1.0.0", "1.0.1"] {
+        promote(version);
+        node.relmgr(&["pull", "now"]).ok();
+        assert_eq!(node.current().as_deref(), Some(version));
+    }
+    assert_eq!(node.status().pull.unwrap().channel, "staging");
+}
+
+#[test]
 fn a_signed_channel_leads_on_in_waves_and_back_at_once() {
     let (one, two) = releases();
     let mut node = Node::new("relmgr-faulty", "");

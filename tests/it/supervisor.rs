@@ -1,6 +1,7 @@
 //! Processes die, and nobody is refused.
 
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 
@@ -105,7 +106,7 @@ fn two_supervisors_of_one_home_never_run() {
 fn a_second_operation_is_refused_with_what_is_running() {
     let (one, two) = (release("live", "", "1.0.0"), release("live", "start-waits,start-panics", "1.0.1"));
     let node = Node::serving("relmgr-live", "[upgrade]\nstart = \"60s\"\n", &[&one, &two]);
-    let mut first = node.command(&["upgrade", "1.0.1"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut first = node.command(&["upgrade", "1.0.1"]).stderr(Stdio::null()).spawn().unwrap();
     wait_for("the first is under way", || {
         (node.status().phase == relmgr_model::control::Phase::Upgrading).then_some(())
     });
@@ -141,8 +142,7 @@ async fn a_node_without_a_release_says_so() {
 fn an_operation_that_a_death_interrupted_is_told_at_the_next_start() {
     let (one, two) = (release("faulty", "", "1.0.0"), release("faulty", "start-hangs", "1.0.1"));
     let mut node = Node::serving("relmgr-faulty", "", &[&one, &two]);
-    let mut upgrade =
-        node.command(&["upgrade", "1.0.1"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut upgrade = node.command(&["upgrade", "1.0.1"]).stderr(Stdio::null()).spawn().unwrap();
     wait_for("the release is installed and noted", || {
         let noted = std::fs::read_to_string(node.home().join("state.json")).ok()?;
         noted.contains("\"step\": \"unpack\"").then_some(())
@@ -161,4 +161,37 @@ fn an_operation_that_a_death_interrupted_is_told_at_the_next_start() {
     let words = "the node ended in the middle of it, not before its unpack had begun, and boots 1.0.0";
     assert_eq!(last["error"], words);
     assert!(!std::fs::read_to_string(node.home().join("state.json")).unwrap().contains("start-hangs"));
+}
+
+/// Supervisors, which end with the test.
+struct Started(Vec<Child>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The second and third time right after the death of the one that ran.
+#[test]
+fn of_many_supervisors_that_start_at_once_one_runs_the_node() {
+    let node = Node::new("relmgr-faulty", "");
+    for _ in 0..3 {
+        let start = || node.command(&["run"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut running = Started((0..6).map(|_| start()).collect());
+        let mut refused = vec![];
+        wait_for("one is left", || {
+            refused.extend(running.0.extract_if(.., |child| child.try_wait().unwrap().is_some()));
+            (refused.len() >= 5).then_some(())
+        });
+        for refused in refused {
+            let done = Done::from(refused.wait_with_output().unwrap());
+            done.failed(1, &["another supervisor (pid ", "runs this home: `relmgr stop` ends it"]);
+        }
+        assert_eq!(running.0.len(), 1);
+        wait_for("it answers", || (node.relmgr(&["ping"]).code == 0).then_some(()));
+    }
 }

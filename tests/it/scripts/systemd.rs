@@ -62,6 +62,7 @@ fn the_package_installs_a_service_that_systemd_keeps_and_takes_itself_away_again
     itself(host);
     watchdog(host);
     several_nodes(host, repository);
+    journal(host);
 
     // Stopped on purpose is not started again.
     host.sh(&format!("{wrapper} stop")).ok();
@@ -128,6 +129,19 @@ fn reload(host: &Host) {
     host.sh("systemctl reload relmgr && systemctl kill --kill-whom=main --signal=HUP relmgr").ok();
     wait_for("the reload is over", || (property(host, "relmgr", "ActiveState") == "active").then_some(()));
     assert_eq!(answered(host, 8080), "1.0.0");
+}
+
+/// With `log.format = "journald"` the journal can be asked by what an entry is about.
+fn journal(host: &Host) {
+    let settings = host.path("/var/lib/relmgr/relmgr.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{text}[log]\nformat = \"journald\"\n")).unwrap();
+    host.sh("systemctl restart relmgr && RELMGR_HOME=/var/lib/relmgr relmgr upgrade 1.0.1").ok();
+    let about = "SYSLOG_IDENTIFIER=relmgr RELMGR_KIND=upgrade RELMGR_TO=1.0.1";
+    wait_for("the journal has the upgrade", || {
+        let found = host.sh(&format!("journalctl --output=cat {about}")).stdout;
+        found.contains("operation done").then_some(())
+    });
 }
 
 /// Has systemd notice within seconds that a supervisor is stuck, and starts it anew. A busy machine may keep one that is

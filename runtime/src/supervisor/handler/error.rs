@@ -1,5 +1,8 @@
 //! Why an operation failed.
 
+use std::error::Error;
+use std::io;
+
 use relmgr_conf::Faults;
 use relmgr_model::Version;
 use relmgr_model::channel::Unfit;
@@ -187,7 +190,7 @@ pub enum OperationError {
         what: &'static str,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another relmgr cannot take over.
     #[error(transparent)]
@@ -220,13 +223,25 @@ impl OperationError {
     /// The error with its causes, one after the other.
     pub fn describe(&self) -> String {
         let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
+        let mut source = self.source();
         while let Some(cause) = source {
             text.push_str(": ");
             text.push_str(&cause.to_string());
             source = cause.source();
         }
         text
+    }
+
+    /// What to do about it, where the system refused something; the other texts say that themselves.
+    pub fn hint(&self) -> Option<String> {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(words) = error.downcast_ref::<io::Error>().and_then(|error| advice(error.kind())) {
+                return Some(words);
+            }
+            cause = error.source();
+        }
+        None
     }
 
     /// Whether the release itself is to blame, so that it is not tried again by itself.
@@ -241,5 +256,43 @@ impl OperationError {
             | Self::Deaths { .. } => true,
             _ => false,
         }
+    }
+}
+
+/// What helps against an error of the system's, where that is known.
+fn advice(kind: io::ErrorKind) -> Option<String> {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
+            "make room there: `relmgr prune --keep 0` removes every release but the current and prev".into(),
+        ),
+        io::ErrorKind::PermissionDenied => {
+            let user = nix::unistd::geteuid();
+            Some(format!("let the user have it that the node runs as (uid {user})"))
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some(
+            "its file system is mounted read-only; `dmesg` says whether an error of the disk led to that"
+                .into(),
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_has_advice_however_deep_it_lies() {
+        let hint = |kind: io::ErrorKind| {
+            let source = io::Error::new(kind, "within another");
+            let path = std::path::PathBuf::from("/srv/releases");
+            OperationError::Tree(TreeError::Io { path, what: "written", source }).hint()
+        };
+        assert!(hint(io::ErrorKind::StorageFull).unwrap().contains("relmgr prune"));
+        let user = format!("(uid {})", nix::unistd::geteuid());
+        assert!(hint(io::ErrorKind::PermissionDenied).unwrap().contains(&user));
+        assert!(hint(io::ErrorKind::ReadOnlyFilesystem).unwrap().contains("read-only"));
+        assert_eq!(hint(io::ErrorKind::NotFound), None);
+        assert_eq!(OperationError::Stopped.hint(), None);
     }
 }

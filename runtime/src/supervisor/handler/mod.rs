@@ -151,6 +151,7 @@ fn conclude(mut walk: Walk<'_>, result: Result<Outcome, OperationError>, ms: f64
     let by = walk.asker.by();
     let from = walk.from.clone();
     let last_words = std::mem::take(&mut walk.last_words);
+    let hint = result.as_ref().err().and_then(OperationError::hint);
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
         Err(error) => {
@@ -167,7 +168,7 @@ fn conclude(mut walk: Walk<'_>, result: Result<Outcome, OperationError>, ms: f64
         to: walk.to.clone(),
         outcome,
         error,
-        hint: None,
+        hint,
         verdict: verdict.filter(|_| outcome == Outcome::Done),
         steps: walk.steps,
         removed: walk.removed,
