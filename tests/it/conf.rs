@@ -470,6 +470,7 @@ async fn an_application_that_does_not_take_a_change_keeps_the_old_values() {
     replace(&path, "Repo.password = hunter2-hunter2\nmisbehave = block\n");
     refused(&node, "its conf_change took longer than 3s (conf.change)");
     replace(&path, "Repo.password = hunter2-hunter2\nlogger.level = warn\n");
+    std::fs::write(node.home().join("go"), "").unwrap();
     wait_for("its threads are free", || (node.relmgr(&["reload"]).code == 0).then_some(()));
     assert_eq!(setting(&node, "/logger/level").await, "warn");
     without_secrets(&node, &[node.relmgr(&["history", "--json"]).stdout, node.relmgr(&["status"]).stdout]);

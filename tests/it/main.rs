@@ -37,6 +37,7 @@ mod self_upgrade;
 mod sessions;
 mod sessions_faults;
 mod state;
+mod state_check;
 mod streams;
 mod supervisor;
 mod tables;

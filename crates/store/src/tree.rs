@@ -312,6 +312,15 @@ mod tests {
     use relmgr_model::status::Status;
     use std::collections::BTreeSet;
 
+    /// A home with nothing in it, for as long as its directory lives.
+    fn empty() -> (tempfile::TempDir, Home, ReleaseTree) {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(directory.path());
+        let tree = ReleaseTree::new(home.clone());
+        tree.make_directories().unwrap();
+        (directory, home, tree)
+    }
+
     fn names(directory: &Path) -> BTreeSet<String> {
         let names = std::fs::read_dir(directory).unwrap();
         names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -319,10 +328,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_removal_left_is_in_nobodys_way() {
-        let directory = tempfile::tempdir().unwrap();
-        let home = Home::new(directory.path());
-        let tree = ReleaseTree::new(home.clone());
-        tree.make_directories().unwrap();
+        let (_directory, home, tree) = empty();
         let version = "1.0.0".parse().unwrap();
         // As a removal leaves it whose disk failed half-way.
         std::fs::create_dir_all(home.staging().join("removed-1.0.0/lib")).unwrap();
@@ -337,10 +343,7 @@ mod tests {
 
     #[test]
     fn what_a_death_left_of_a_file_that_was_being_replaced_goes() {
-        let directory = tempfile::tempdir().unwrap();
-        let home = Home::new(directory.path());
-        let tree = ReleaseTree::new(home.clone());
-        tree.make_directories().unwrap();
+        let (_directory, home, tree) = empty();
         let release = home.release(&"1.0.0".parse().unwrap());
         std::fs::create_dir_all(&release).unwrap();
         std::fs::write(release.join("app.conf"), "a = 1").unwrap();
@@ -356,10 +359,7 @@ mod tests {
 
     #[test]
     fn what_is_of_no_release_of_the_record_goes_and_the_rest_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        let home = Home::new(directory.path());
-        let tree = ReleaseTree::new(home.clone());
-        tree.make_directories().unwrap();
+        let (_directory, home, tree) = empty();
         let lie = |record| {
             for name in [
                 "1.0.1.tar.gz",

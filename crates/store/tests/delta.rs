@@ -1,4 +1,5 @@
-//! Deltas: what is made comes out as the target, and what nobody should have made harms nobody.
+//! Deltas: what is made comes out as the target, and what nobody should have made harms nobody. Long, since every case
+//! forges the same delta in another way.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 

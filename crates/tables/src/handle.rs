@@ -120,21 +120,13 @@ impl Drop for Handle {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
-    use std::task::{Wake, Waker};
+    use std::task::Waker;
 
+    use futures_test::task::new_count_waker;
     use relmgr_abi::future::Poll;
 
     use super::*;
     use crate::{Options, Sync};
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 
     static NEWS: AtomicUsize = AtomicUsize::new(0);
 
@@ -158,12 +150,11 @@ mod tests {
         let spec = TableSpec { name: "names".into(), key: "string".into(), record: "u64".into(), schema: 1 };
         let table = handle.open(&spec).unwrap();
         let begun = ready(handle.changes(table, u64::MAX).poll(Waker::noop()));
-        let woken = Arc::new(Count::default());
-        let waker = Waker::from(woken.clone());
+        let (waker, woken) = new_count_waker();
         let mut changes = handle.changes(table, begun.seen);
         assert!(matches!(changes.poll(&waker), Poll::Pending));
         handle.write(&mut |transaction| transaction.put(table, b"one", b"1").is_ok()).unwrap();
-        let counts = || (NEWS.load(Ordering::SeqCst), woken.0.load(Ordering::SeqCst));
+        let counts = || (NEWS.load(Ordering::SeqCst), woken.get());
         assert_eq!(counts(), (1, 0));
         store.announce();
         assert_eq!(counts(), (1, 1));

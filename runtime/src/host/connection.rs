@@ -570,21 +570,11 @@ mod tests {
         assert_eq!(told(), [Order::Abort, Order::Abort, Order::Abort, Order::Serve]);
     }
 
-    #[derive(Default)]
-    struct Woken(AtomicU32);
-
-    impl futures_util::task::ArcWake for Woken {
-        fn wake_by_ref(woken: &Arc<Self>) {
-            woken.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     #[test]
     fn an_order_that_is_given_again_leaves_the_waker_to_a_later_one() {
         let connections = Connections::default();
         let (connection, _) = connections.open();
-        let woken = Arc::new(Woken::default());
-        let waker = futures_util::task::waker(woken.clone());
+        let (waker, woken) = futures_test::task::new_count_waker();
         let cx = Context::from_waker(&waker);
         for (order, times) in
             [(Order::Finish, 1), (Order::Finish, 1), (Order::Last, 1), (Order::Abort, 2), (Order::Abort, 2)]
@@ -594,7 +584,7 @@ mod tests {
                 connection.register(&cx);
             }
             connection.give(order);
-            assert_eq!(woken.0.load(Ordering::Relaxed), times, "{order:?}");
+            assert_eq!(woken, times, "{order:?}");
         }
     }
 }
