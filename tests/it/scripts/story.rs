@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::fleet::Fleet;
 use super::{Done, Host, answered, bin, cloud, iam, script, wait_for, workspace};
 use relmgr_testkit::kit::target_dir;
@@ -59,23 +61,29 @@ fn from_a_build_to_three_hosts_under_load_a_bad_release_and_a_fourth_host() {
     let done = fleet.deploy(&["-v", &two, "-u", "http://%h:8080/api/public/version", hosts[0]]);
     // ssh's alias is no name of the network's.
     done.failed(1, &["www1: does not answer at http://www1:8080"]);
+    // All three go, one after the other.
+    fleet.network.hosts[0].sh("relmgr downgrade").ok();
+    check_version(&fleet, &one).ok();
     fleet.deploy(&["-v", &two, hosts[0], hosts[1], hosts[2]]).ok();
-    for load in &loads {
-        let before = load.answered();
-        wait_for("the clients are answered on", || (load.answered() > before + 20).then_some(()));
-    }
-    for load in loads {
-        let report = load.stop();
-        assert_eq!(report.failures(), 0, "{}", report.failures_by_kind());
-        assert!(report.versions.keys().eq(["1.0.0", "1.0.1"]), "{report:?}");
-    }
     check_version(&fleet, &two).ok();
+    let times: Vec<_> = fleet.network.hosts.iter().map(last_upgrade).collect();
+    for pair in times.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "the next one begins when the one before is done: {times:?}");
+    }
 
     // One that does not start is refused by the first host, and the others are not asked.
     let bad = build(&fleet, "start-fails", "1.0.2");
     let refused = fleet.deploy(&["-v", &bad, hosts[0], hosts[1], hosts[2]]);
     refused.failed(1, &["www1: did not take it; done before it: 0 of 3"]);
     check_version(&fleet, &two).ok();
+    // Nobody has noticed any of it.
+    for load in loads {
+        let before = load.answered();
+        wait_for("the clients are answered on", || (load.answered() > before + 20).then_some(()));
+        let report = load.stop();
+        assert_eq!(report.failures(), 0, "{}", report.failures_by_kind());
+        assert!(report.versions.keys().eq(["1.0.0", "1.0.1"]), "{report:?}");
+    }
     for host in &fleet.network.hosts[1..] {
         let releases = host.sh("ls /var/lib/relmgr/releases").ok().stdout;
         assert!(!releases.contains(&bad), "{releases}");
@@ -106,4 +114,13 @@ fn check_version(fleet: &Fleet, version: &str) -> Done {
     let urls = fleet.urls();
     let args: Vec<&str> = std::iter::once(version).chain(urls.iter().map(String::as_str)).collect();
     fleet.run(script("check-version.sh"), &args)
+}
+
+/// When the last upgrade of a host's node began, and when it ended.
+fn last_upgrade(host: &Host) -> (DateTime<Utc>, DateTime<Utc>) {
+    let history = host.sh("relmgr history --json").ok().json();
+    let last = history.as_array().unwrap().iter().rfind(|entry| entry["kind"] == "upgrade").unwrap().clone();
+    let ended: DateTime<Utc> = last["at"].as_str().unwrap().parse().unwrap();
+    let took = Duration::from_secs_f64(last["ms"].as_f64().unwrap() / 1e3);
+    (ended - took, ended)
 }
