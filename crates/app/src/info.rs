@@ -12,6 +12,7 @@ use crate::tables::{Key, Record, Table, TableError, Tables};
 use tokio::sync::watch;
 
 use crate::sessions;
+use crate::within::{self, Facts};
 use crate::{Message, SessionHandle};
 
 /// Settings of an application that has none: a key in `app.conf` is an error.
@@ -172,8 +173,8 @@ impl Context {
     }
 }
 
-/// The facts of a request that its HTTP does not tell; an extension of every request
-/// (`axum::Extension<RequestInfo>`).
+/// The facts of a request that its HTTP does not tell. With axum, an argument of the handler (an extractor); any other
+/// code that answers a request finds it by [`RequestInfo::current`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestInfo {
     /// The client.
@@ -184,6 +185,48 @@ pub struct RequestInfo {
     pub tls: bool,
     /// Number of the request within this host process, from 1.
     pub id: u64,
+}
+
+impl RequestInfo {
+    /// Of the request that is being answered here. `None` in a task that a handler spawned, in a body that streams on
+    /// after its head, and wherever no host is: hand it on to them.
+    pub fn current() -> Option<Self> {
+        within::facts().map(Self::from)
+    }
+}
+
+impl From<Facts> for RequestInfo {
+    fn from((connection, id): Facts) -> Self {
+        Self { peer: connection.peer.into(), local: connection.local.into(), tls: connection.tls, id }
+    }
+}
+
+/// As an argument of a handler.
+#[cfg(feature = "axum")]
+mod extract {
+    use std::convert::Infallible;
+
+    use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+    use http::StatusCode;
+    use http::request::Parts;
+
+    use super::RequestInfo;
+
+    impl<S: Sync> FromRequestParts<S> for RequestInfo {
+        type Rejection = (StatusCode, &'static str);
+
+        async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+            Self::current().ok_or((StatusCode::INTERNAL_SERVER_ERROR, "no host answers this request\n"))
+        }
+    }
+
+    impl<S: Sync> OptionalFromRequestParts<S> for RequestInfo {
+        type Rejection = Infallible;
+
+        async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+            Ok(Self::current())
+        }
+    }
 }
 
 /// What was agreed on for an encrypted connection; an extension of every request that came over one
@@ -198,4 +241,28 @@ pub struct TlsInfo {
     pub server_name: String,
     /// `h2` or `http/1.1`, as agreed on (ALPN); empty: the client did not say what it speaks.
     pub protocol: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use http::{Request, StatusCode};
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn without_a_host_a_handler_that_needs_the_facts_is_refused_and_one_that_may_do_without_is_not() {
+        let router = axum::Router::new()
+            .route("/needs", get(async |info: RequestInfo| info.id.to_string()))
+            .route("/may", get(async |info: Option<RequestInfo>| info.is_some().to_string()));
+        let ask = async |path| {
+            let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            let status = response.status();
+            (status, axum::body::to_bytes(response.into_body(), 1024).await.unwrap())
+        };
+        let refused = (StatusCode::INTERNAL_SERVER_ERROR, "no host answers this request\n".into());
+        assert_eq!(ask("/needs").await, refused);
+        assert_eq!(ask("/may").await, (StatusCode::OK, "false".into()));
+    }
 }

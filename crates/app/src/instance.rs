@@ -29,8 +29,9 @@ use crate::conf::NotTaken;
 use crate::response::describe;
 use crate::state::{Kept, Kind};
 use crate::tables::Sweeper;
-use crate::within::{self, Within};
-use crate::{Application, Context, Error, HttpService, Sessions, children, log, request, response, sessions};
+use crate::within::{self, Facts, Within};
+use crate::{Application, Body, Context, Error, HttpService, Sessions};
+use crate::{children, log, request, response, sessions};
 
 /// What the host holds as [`FfiInstance::data`].
 pub(crate) struct Instance<A: Application> {
@@ -234,6 +235,7 @@ pin_project! {
         #[pin]
         answer: Option<F>,
         within: Within,
+        facts: Facts,
     }
 
     impl<F> PinnedDrop for Call<F> {
@@ -256,11 +258,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Response> {
         let this = self.project();
-        this.within.enter();
         let Some(answer) = this.answer.as_pin_mut() else {
             return Poll::Ready(response::empty(500));
         };
-        match answer.poll(cx) {
+        let polling = this.within.polling(*this.facts);
+        let polled = answer.poll(cx);
+        drop(polling);
+        match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(answer)) => Poll::Ready(response::write(answer, *this.within, cx)),
             Poll::Ready(Err(fault)) => {
@@ -338,22 +342,59 @@ fn call<A: Application>(
     let Some(running) = instance.running.get() else {
         return FfiFuture::new(async { response::empty(503) });
     };
-    let within = Within::new(instance.id, instance.runtime.handle());
-    match request::read(head, body) {
-        #[cfg(feature = "upgrade")]
-        Ok(request) if crate::upgrade::is_asked_for(&request) => {
-            within.enter();
-            let answer = Some(crate::upgrade::respond(running.router.clone(), request));
-            FfiFuture::new(Call { answer, within })
-        }
-        Ok(request) => {
-            within.enter();
-            let answer = Some(running.router.clone().respond(request));
-            FfiFuture::new(Call { answer, within })
-        }
-        Err(error) => {
-            log::send(3, "relmgr_app", &format!("a request that is none: {error}"));
-            FfiFuture::new(async { response::empty(400) })
+    let begin = Begin {
+        within: Within::new(instance.id, instance.runtime.handle()),
+        facts: (head.connection, head.request_id),
+    };
+    #[cfg(feature = "upgrade")]
+    if crate::upgrade::is_asked_for(head, body.as_ref()) {
+        let request = request::read(head, Body::new(body));
+        return begin.answer(request, |request| crate::upgrade::respond(running.router.clone(), request));
+    }
+    #[cfg(feature = "axum")]
+    if let Some(router) = as_axum(&running.router) {
+        // It is always ready, so it is called, without what waits for that; and nothing is boxed for no body.
+        let whole = |body| axum::body::Body::new(Body::new(Some(body)));
+        let request = request::read(head, body.map_or_else(axum::body::Body::empty, whole));
+        return begin.answer(request, |request| tower_service::Service::call(&mut router.clone(), request));
+    }
+    begin.answer(request::read(head, Body::new(body)), |request| running.router.clone().respond(request))
+}
+
+/// The router, where it is axum's.
+#[cfg(feature = "axum")]
+fn as_axum<R: 'static>(router: &R) -> Option<&axum::Router> {
+    (router as &dyn std::any::Any).downcast_ref()
+}
+
+/// A request that is about to be answered.
+struct Begin {
+    within: Within,
+    facts: Facts,
+}
+
+impl Begin {
+    /// Has `respond` answer what was read of it.
+    fn answer<Q, F, B, E>(
+        self,
+        request: Result<http::Request<Q>, http::Error>,
+        respond: impl FnOnce(http::Request<Q>) -> F,
+    ) -> FfiFuture<Response>
+    where
+        F: Future<Output = Result<http::Response<B>, E>> + Send,
+        B: http_body::Body<Data = bytes::Bytes, Error: Into<Error>> + Send + 'static,
+        E: Into<Error>,
+    {
+        let Self { within, facts } = self;
+        match request {
+            Ok(request) => {
+                let _polling = within.polling(facts);
+                FfiFuture::new(Call { answer: Some(respond(request)), within, facts })
+            }
+            Err(error) => {
+                log::send(3, "relmgr_app", &format!("a request that is none: {error}"));
+                FfiFuture::new(async { response::empty(400) })
+            }
         }
     }
 }

@@ -1,43 +1,39 @@
 //! From the host's view of a request to `http::Request`.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
-use relmgr_abi::body::FfiBody;
 use relmgr_abi::head::{FieldView, RequestHead, border_field};
 
-use crate::{Body, RequestInfo, TlsInfo};
+use crate::TlsInfo;
 
 /// Copies the head in one piece; the values of its fields share it.
 ///
 /// # Errors
 /// What is wrong, when the host lets something pass that this side's `http` does not.
-pub(crate) fn read(head: &RequestHead<'_>, body: Option<FfiBody>) -> Result<Request<Body>, http::Error> {
+pub(crate) fn read<B>(head: &RequestHead<'_>, body: B) -> Result<Request<B>, http::Error> {
     let (border, fields) = split(head);
     let values: usize = fields.iter().map(|field| field.value.len()).sum();
-    let mut copy = BytesMut::with_capacity(head.path_and_query.len() + values);
+    let mut copy = Vec::with_capacity(head.path_and_query.len() + values);
     copy.extend_from_slice(head.path_and_query.as_bytes());
     for field in fields {
         copy.extend_from_slice(&field.value);
     }
-    let mut rest = copy.freeze();
+    let mut rest = Bytes::from(copy);
     let path = rest.split_to(head.path_and_query.len());
 
-    let mut request = Request::new(Body::new(body));
-    *request.method_mut() = Method::from_bytes(head.method.as_bytes())?;
+    let mut request = Request::new(body);
+    if head.method != "GET" {
+        *request.method_mut() = Method::from_bytes(head.method.as_bytes())?;
+    }
     *request.uri_mut() = uri(head, path)?;
-    *request.version_mut() = match head.http_version {
-        10 => Version::HTTP_10,
-        20 => Version::HTTP_2,
-        _ => Version::HTTP_11,
-    };
+    // A new one is a GET in HTTP/1.1.
+    match head.http_version {
+        10 => *request.version_mut() = Version::HTTP_10,
+        20 => *request.version_mut() = Version::HTTP_2,
+        _ => {}
+    }
     *request.headers_mut() = headers(fields, rest)?;
-    request.extensions_mut().insert(RequestInfo {
-        peer: head.connection.peer.into(),
-        local: head.connection.local.into(),
-        tls: head.connection.tls,
-        id: head.request_id,
-    });
     if !border.is_empty() {
         request.extensions_mut().insert(tls_info(border));
     }
@@ -67,6 +63,7 @@ fn tls_info(border: &[FieldView<'_>]) -> TlsInfo {
     }
 }
 
+#[inline]
 fn headers(fields: &[FieldView<'_>], mut values: Bytes) -> Result<HeaderMap, http::Error> {
     let mut headers = HeaderMap::with_capacity(fields.len());
     for field in fields {
@@ -76,6 +73,7 @@ fn headers(fields: &[FieldView<'_>], mut values: Bytes) -> Result<HeaderMap, htt
     Ok(headers)
 }
 
+#[inline]
 fn uri(head: &RequestHead<'_>, path: Bytes) -> Result<Uri, http::Error> {
     let path = (!path.is_empty()).then(|| PathAndQuery::from_maybe_shared(path)).transpose()?;
     if head.authority.is_empty() {

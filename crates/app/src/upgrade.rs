@@ -10,26 +10,28 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_core::Stream as _;
-use http::{Request, Response, StatusCode, Version, header};
-use http_body::{Body as _, Frame, SizeHint};
+use http::{Request, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
+use relmgr_abi::body::FfiBody;
+use relmgr_abi::head::RequestHead;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_util::io::ReaderStream;
 
-use crate::{Body, Error, HttpService, RequestInfo};
+use crate::{Body, Error, HttpService, within};
 
 /// What waits between the two ends, each way: a few frames of a WebSocket.
 const BETWEEN_BYTES: usize = 16 * 1024;
 
-/// Whether a client wants its connection taken over.
-pub(crate) fn is_asked_for(request: &Request<Body>) -> bool {
-    request.version() == Version::HTTP_11
-        && request.headers().contains_key(header::UPGRADE)
-        && !request.body().is_end_stream()
+/// Whether a client wants its connection taken over: then there is a body, what it sends from then on.
+pub(crate) fn is_asked_for(head: &RequestHead<'_>, body: Option<&FfiBody>) -> bool {
+    body.is_some()
+        && head.http_version == 11
+        && head.fields.iter().any(|field| field.name == header::UPGRADE.as_str())
 }
 
 /// Answers such a request.
@@ -40,15 +42,11 @@ pub(crate) async fn respond<R: HttpService>(
     router: R,
     request: Request<Body>,
 ) -> Result<Response<Answer>, Error> {
-    let (mut head, from_client) = request.into_parts();
-    let info = head.extensions.remove::<RequestInfo>();
+    let (head, from_client) = request.into_parts();
+    let facts = within::facts();
     let (ours, theirs) = tokio::io::duplex(BETWEEN_BYTES);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(|_| Body::empty());
-        if let Some(info) = info {
-            request.extensions_mut().insert(info);
-        }
-        router.clone().respond(request)
+        within::with_facts(facts, router.clone().respond(request.map(|_| Body::empty())))
     });
     let server = hyper::server::conn::http1::Builder::new();
     let serving = server.serve_connection(TokioIo::new(theirs), service);

@@ -32,7 +32,7 @@ pub(crate) fn begin(
     let view = &opening.session;
     let found = sessions.entry(view.endpoint).map(|entry| {
         let session = Session::new(view, &entry.endpoint.name);
-        let request = opening.head.as_ref().map(|head| request::read(head, None)).into_option().transpose();
+        let request = opening.head.as_ref().map(|head| request::read(head, ())).into_option().transpose();
         (entry, session, request)
     });
     async move {

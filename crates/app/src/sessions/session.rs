@@ -28,12 +28,7 @@ impl Session {
             handle: SessionHandle::new(view.id),
             pattern: pattern.to_owned(),
             path: view.path.to_string(),
-            info: RequestInfo {
-                peer: view.connection.peer.into(),
-                local: view.connection.local.into(),
-                tls: view.connection.tls,
-                id: view.id,
-            },
+            info: RequestInfo::from((view.connection, view.id)),
             schema: view.schema,
             state: Bytes::copy_from_slice(&view.state),
             changed: false,
