@@ -58,6 +58,28 @@ async fn heads_cross_with_order_duplicates_and_the_facts_of_the_connection() {
     assert_eq!(who["local"], node.address().to_string());
     assert!(who["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert_eq!((&who["tls"], &who["http"]), (&false.into(), &"HTTP/1.1".into()));
+    assert_eq!((&who["still"], &who["elsewhere"]), (&true.into(), &false.into()), "{who}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bodys_length_is_said_once() {
+    let node = kitchen();
+    let mut connection = Connection::open(node.address()).await;
+    // Small and whole, without a body, large and whole, of no known length.
+    for (method, path, length) in [
+        ("GET", "/greeting", Some("5")),
+        ("HEAD", "/greeting", Some("5")),
+        ("GET", "/large", Some("100000")),
+        ("GET", "/stream", None),
+    ] {
+        let request = Request::builder().method(method).uri(path).header("host", "x");
+        let response = connection.send(request.body(Full::default()).unwrap()).await.unwrap();
+        let lengths: Vec<_> = response.headers().get_all("content-length").iter().cloned().collect();
+        assert_eq!(lengths, length.into_iter().collect::<Vec<_>>(), "{method} {path}");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let length = length.filter(|_| method == "GET");
+        assert!(length.is_none_or(|length| length == body.len().to_string()), "{method} {path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

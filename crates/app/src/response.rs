@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderValue;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use relmgr_abi::body::{BodySource, FfiBody, Frame as FfiFrame, SizeHint};
@@ -30,7 +32,7 @@ pub(crate) fn empty(status: u16) -> Response {
 }
 
 /// Takes `response` apart. A body whose size is known and that is all there is taken along, which is why this
-/// polls.
+/// polls. Its length is not said again: the host has it whole, and tells its client.
 pub(crate) fn write<B>(response: http::Response<B>, within: Within, cx: &mut Context<'_>) -> Response
 where
     B: Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
@@ -39,11 +41,20 @@ where
     let size = body.size_hint().exact();
     let small = size.filter(|size| *size <= INLINE_BYTES);
     let mut bytes = Vec::with_capacity(head.headers.len() * FIELD_BYTES + small.unwrap_or(0) as usize);
-    fields::write(&head.headers, &mut bytes);
-    let fields_len = bytes.len() as u32;
+    let is_over = body.is_end_stream();
+    let (mut fields, mut length) = (0, None);
+    for (name, value) in &head.headers {
+        if !is_over && name == CONTENT_LENGTH && size.is_some_and(|size| says(value, size)) {
+            length = Some(value);
+        } else {
+            fields::push(name, value, &mut bytes);
+            fields += 1;
+        }
+    }
+    let mut fields_len = bytes.len();
 
     let (mut whole, mut streaming) = (None, None);
-    if !body.is_end_stream() {
+    if !is_over {
         // One that may move is boxed only when it goes on after its first poll.
         let here = size.and_then(|size| Some(poll_whole(movable(&mut body)?, size, cx)));
         let polled = match here {
@@ -60,14 +71,23 @@ where
             Err(source) => streaming = Some(FfiBody::new(source)),
         }
     }
+    if let Some(length) = length.filter(|_| streaming.is_some()) {
+        fields::push(&CONTENT_LENGTH, length, &mut bytes);
+        (fields, fields_len) = (fields + 1, bytes.len());
+    }
     Response {
         status: head.status.as_u16(),
-        fields: head.headers.len() as u32,
-        fields_len,
+        fields,
+        fields_len: fields_len as u32,
         bytes: bytes.into(),
         whole: whole.into(),
         body: streaming.into(),
     }
+}
+
+/// Whether a field's value is the number `size`.
+fn says(value: &HeaderValue, size: u64) -> bool {
+    value.to_str().is_ok_and(|text| text.parse() == Ok(size))
 }
 
 pin_project! {
@@ -225,16 +245,21 @@ mod tests {
         Some(Err("broken".into()))
     }
 
-    /// How the body crosses, and what the host reads of it.
-    fn crossed(
-        body: impl Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
-    ) -> (&'static str, Vec<String>) {
+    fn written(
+        response: http::Response<impl Body<Data = Bytes, Error: Into<Error>> + Send + 'static>,
+    ) -> Response {
         // The thread that polls stays within a runtime, so it is one for all of them.
         static RUNTIME: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
         let new = || tokio::runtime::Builder::new_current_thread().build().unwrap();
         let handle = RUNTIME.get_or_init(new).handle();
-        let mut cx = Context::from_waker(Waker::noop());
-        let written = write(http::Response::new(body), Within::new(1, handle), &mut cx);
+        write(response, Within::new(1, handle), &mut Context::from_waker(Waker::noop()))
+    }
+
+    /// How the body crosses, and what the host reads of it.
+    fn crossed(
+        body: impl Body<Data = Bytes, Error: Into<Error>> + Send + 'static,
+    ) -> (&'static str, Vec<String>) {
+        let written = written(http::Response::new(body));
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let inline = text(&written.bytes.as_ref()[written.fields_len as usize..]);
         let Some(mut body) = written.body.into_option() else {
@@ -280,5 +305,34 @@ mod tests {
             assert_eq!(crossed(axum::body::Body::new(body())), expected, "axum's");
         }
         assert_eq!(crossed(Pieces(0, VecDeque::new())), ("inline", vec![String::new()]));
+    }
+    #[test]
+    fn a_length_crosses_unless_the_host_has_all_of_the_body_that_it_says() {
+        // The length that the head says, the body's size and pieces, and the fields that cross.
+        type Case = (&'static str, u64, fn() -> Vec<Piece>, &'static [&'static str]);
+        let cases: [Case; 6] = [
+            ("5", 5, || vec![piece("hello")], &["x-a"]),
+            ("5", 5, || vec![piece("hel"), piece("lo")], &["x-a", "content-length"]),
+            ("5", 5, || vec![None, piece("hello")], &["x-a", "content-length"]),
+            // The answer to HEAD has a length and no body.
+            ("5", 0, Vec::new, &["content-length", "x-a"]),
+            // The host is to see what the application says of itself.
+            ("6", 5, || vec![piece("hello")], &["content-length", "x-a"]),
+            ("five", 5, || vec![piece("hello")], &["content-length", "x-a"]),
+        ];
+        for (length, size, pieces, names) in cases {
+            let mut response = http::Response::new(Pieces(size, pieces().into()));
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+            response.headers_mut().insert("x-a", HeaderValue::from_static("1"));
+            let written = written(response);
+            let bytes = Bytes::copy_from_slice(written.bytes.as_ref());
+            let read = fields::read(&bytes, written.fields_len as usize, 2).unwrap();
+            assert_eq!(
+                read.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(),
+                names,
+                "{length} {size}"
+            );
+            assert_eq!(written.fields as usize, names.len());
+        }
     }
 }

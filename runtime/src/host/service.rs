@@ -87,7 +87,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         }
         let id = self.next_id.get();
         self.next_id.set(id + 1);
-        let upgrading = request.version() == Version::HTTP_11
+        // hyper has an extension for whoever may take the connection over: mostly there is none, which is seen at once.
+        let upgrading = !request.extensions().is_empty()
+            && request.version() == Version::HTTP_11
             && request.headers().contains_key(UPGRADE)
             && request.body().is_end_stream();
         // Only a glance at who serves: the session enters by the gate of its own.
@@ -198,13 +200,14 @@ pub fn with_head<R>(
     id: u64,
     call: impl FnOnce(RequestHead<'_>) -> R,
 ) -> R {
-    let tls = origin.tls.as_deref().filter(|_| generation.knows_border_fields);
-    let border = tls.map(TlsFacts::fields);
-    let own = head.headers.iter().map(|(name, value)| FieldView {
-        name: RStr::from_str(name.as_str()),
-        value: RSlice::from_slice(value.as_bytes()),
-    });
-    let fields: SmallVec<[FieldView<'_>; USUAL_FIELDS]> = border.into_iter().flatten().chain(own).collect();
+    let mut fields: SmallVec<[FieldView<'_>; USUAL_FIELDS]> = SmallVec::new();
+    if let Some(tls) = origin.tls.as_deref().filter(|_| generation.knows_border_fields) {
+        fields.extend(tls.fields());
+    }
+    for (name, value) in &head.headers {
+        let (name, value) = (RStr::from_str(name.as_str()), RSlice::from_slice(value.as_bytes()));
+        fields.push(FieldView { name, value });
+    }
     call(RequestHead {
         method: RStr::from_str(head.method.as_str()),
         scheme: text(head.uri.scheme_str()),
@@ -321,16 +324,25 @@ fn answer(
     id: u64,
     turn: Turn,
 ) -> Response<ResponseBody> {
-    // In place: head and small body share one owner, which costs less than a copy that both share.
-    let mut bytes = HeldBytes::wrap(response.bytes, guard.generation().mapping());
-    let fields_len = (response.fields_len as usize).min(bytes.len());
-    let read = match turn.remembers_fields() {
-        false => fields::read_into(&mut headers, &bytes, fields_len),
-        // What a connection remembers must not keep the library in memory after its release has gone.
-        true => fields::read_into(&mut headers, &Bytes::copy_from_slice(&bytes[..fields_len]), fields_len),
+    // Locals go before the guard, whichever way this ends: what frees them is the library's code.
+    let FfiResponse { status, fields_len, bytes, whole, body, .. } = response;
+    let fields_len = (fields_len as usize).min(bytes.as_ref().len());
+    let is_alone = body.is_none() && whole.is_none();
+    let (read, small) = if is_alone && !turn.remembers_fields() {
+        // In place: head and small body share one owner, which costs less than a copy that both share.
+        let mut bytes = HeldBytes::wrap(bytes, guard.generation().mapping());
+        let read = fields::read_into(&mut headers, &bytes, fields_len);
+        bytes.advance(fields_len);
+        (read, bytes)
+    } else {
+        // What a connection remembers must not keep the library in memory after its release has gone, and neither
+        // must a body whose client's window stays closed for as long as it likes: both are the host's own.
+        let (fields, small) = bytes.as_ref().split_at(fields_len);
+        let copied = (fields::copy_into(&mut headers, fields), Bytes::copy_from_slice(small));
+        drop(bytes);
+        copied
     };
-    let status = StatusCode::from_u16(response.status);
-    let (Ok(()), Ok(status)) = (read, status) else {
+    let (Ok(()), Ok(status)) = (read, StatusCode::from_u16(status)) else {
         guard.generation().facts.measures.failed();
         guard.answered(StatusCode::INTERNAL_SERVER_ERROR);
         let text = "the application's response is no HTTP\n".to_owned();
@@ -341,7 +353,7 @@ fn answer(
     if status.is_server_error() {
         guard.generation().facts.measures.failed();
     }
-    let body = match (response.body.into_option(), response.whole.into_option()) {
+    let body = match (body.into_option(), whole.into_option()) {
         (Some(body), _) => {
             let sized = headers.contains_key(CONTENT_LENGTH);
             let stake = Arc::new(Stake::new(guard, turn.connection().clone()));
@@ -351,14 +363,9 @@ fn answer(
             let stake = Stake::new(guard, turn.connection().clone());
             ResponseBody::Whole { bytes: Some(HeldBytes::whole(held, stake)), guard: None, turn }
         }
-        // Its client's window may stay closed for as long as it likes: what waits for that is the host's own.
-        (None, None) if turn.remembers_fields() => {
-            let bytes = Bytes::copy_from_slice(&bytes[fields_len..]);
-            ResponseBody::Whole { bytes: Some(bytes), guard: None, turn }
-        }
         (None, None) => {
-            bytes.advance(fields_len);
-            ResponseBody::Whole { bytes: Some(bytes), guard: Some(guard), turn }
+            let guard = (!turn.remembers_fields()).then_some(guard);
+            ResponseBody::Whole { bytes: Some(small), guard, turn }
         }
     };
     let mut answer = Response::new(body);
