@@ -71,6 +71,9 @@ impl Drop for Full<'_> {
     }
 }
 
+/// A connection's place among those that there may be. No error: nobody closes the semaphore.
+type Permit = Result<OwnedSemaphorePermit, AcquireError>;
+
 /// Whether new connections are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
@@ -190,14 +193,13 @@ impl Front {
             match accepted {
                 Ok((stream, peer)) => {
                     let facts = facts(&stream, peer, matches!(speaks, Speaks::Https));
-                    let (front, speaks) = (self.clone(), speaks.clone());
-                    tokio::spawn(async move {
-                        match speaks {
-                            Speaks::Http | Speaks::Https => front.serve(stream, facts).await,
-                            Speaks::Tcp(start) => front.serve_tcp(&start, stream, facts).await,
+                    let front = self.clone();
+                    match &speaks {
+                        Speaks::Http | Speaks::Https => tokio::spawn(front.serve(stream, facts, permit)),
+                        Speaks::Tcp(start) => {
+                            tokio::spawn(front.serve_tcp(start.clone(), stream, facts, permit))
                         }
-                        drop(permit);
-                    });
+                    };
                 }
                 // The client was gone before it was accepted.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
@@ -209,7 +211,7 @@ impl Front {
         }
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+    async fn permit(&self) -> Permit {
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(permit);
         }
@@ -264,7 +266,8 @@ impl Front {
         });
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, facts: ConnectionFacts) {
+    // What a connection keeps while nobody asks is this future: what is seldom, or large of itself, is boxed in it.
+    async fn serve(self: Arc<Self>, stream: TcpStream, facts: ConnectionFacts, _permit: Permit) {
         let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
         let (connection, place) = self.connections.open();
         let served = self.clone().speak(stream, facts, &connection, number);
@@ -275,12 +278,18 @@ impl Front {
         self.connections.closed(place);
     }
 
-    async fn serve_tcp(self: Arc<Self>, start: &TcpStart, stream: TcpStream, facts: ConnectionFacts) {
+    async fn serve_tcp(
+        self: Arc<Self>,
+        start: Arc<TcpStart>,
+        stream: TcpStream,
+        facts: ConnectionFacts,
+        _permit: Permit,
+    ) {
         let (connection, place) = self.connections.open();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection without nodelay");
         }
-        tcp::serve(self.clone(), start, stream, facts, &connection).await;
+        tcp::serve(self.clone(), &start, stream, facts, &connection).await;
         self.connections.closed(place);
     }
 
@@ -292,14 +301,25 @@ impl Front {
         number: u64,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
-        let Some(tls) = self.tls.as_ref().filter(|_| facts.tls) else {
-            let http2 = tokio::select! {
-                http2 = speaks_http2(&stream) => http2?,
-                () = connection.told() => return Ok(()),
-            };
-            let service = Service::new(self, connection.clone(), Origin { facts, tls: None }, number);
-            return exchange(stream, service, connection, http2).await;
+        if let Some(tls) = self.tls.as_ref().filter(|_| facts.tls) {
+            return Box::pin(self.speak_tls(tls, stream, facts, connection, number)).await;
+        }
+        let http2 = tokio::select! {
+            http2 = speaks_http2(&stream) => http2?,
+            () = connection.told() => return Ok(()),
         };
+        let service = Service::new(self, connection.clone(), Origin { facts, tls: None }, number);
+        exchange(stream, service, connection, http2).await
+    }
+
+    async fn speak_tls(
+        self: &Arc<Self>,
+        tls: &Tls,
+        stream: TcpStream,
+        facts: ConnectionFacts,
+        connection: &Arc<Connection>,
+        number: u64,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // The time for a request's head is the handshake's, too.
         let (stream, agreed) = tokio::select! {
             accepted = tls.accept(stream) => accepted?,
@@ -307,7 +327,7 @@ impl Front {
         };
         let http2 = agreed.is_http2();
         let origin = Origin { facts, tls: Some(Arc::new(agreed)) };
-        let service = Service::new(self, connection.clone(), origin, number);
+        let service = Service::new(self.clone(), connection.clone(), origin, number);
         exchange(stream, service, connection, http2).await
     }
 }
@@ -330,10 +350,8 @@ where
         builder
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX));
-        serve_until_told(connection, builder.serve_connection(socket, service), |served| {
-            served.graceful_shutdown();
-        })
-        .await?;
+        let serving = builder.serve_connection(socket, service);
+        Box::pin(serve_until_told(connection, serving, |served| served.graceful_shutdown())).await?;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.max_buf_size(header_bytes);
@@ -404,4 +422,19 @@ where
         served.as_mut().poll(cx)
     });
     run.await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes hold many connections on which nobody asks.
+    #[test]
+    fn what_a_connection_keeps_is_small() {
+        fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size(Front::serve);
+        assert!(bytes < 2560, "{bytes} bytes");
+    }
 }
