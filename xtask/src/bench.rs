@@ -25,7 +25,7 @@ pub struct Args {
     /// Which: throughput, upgrades, latency, conf, recovery, self-upgrade, faults, deltas, repository, tables, state,
     /// sessions, boot, pipeline, dev; all when none is named
     names: Vec<String>,
-    /// Rounds of the throughput comparison
+    /// Rounds of the comparisons
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Seconds of load for each measurement
@@ -140,24 +140,68 @@ pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// One measurement: answers a second, p99, and the server's processor time for each answer.
-struct Measured {
+/// What one side did in one turn.
+struct Turn {
     rate: f64,
     p99: Duration,
+}
+
+impl Turn {
+    /// Answers a second.
+    fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// In milliseconds.
+    fn p99(&self) -> f64 {
+        self.p99.as_secs_f64() * 1e3
+    }
+}
+
+/// One side of the comparison, with what all of its turns took.
+struct Side {
+    address: SocketAddr,
+    pid: i32,
+    turns: Vec<Turn>,
+    answers: u64,
     cpu: Duration,
 }
 
-fn measure(address: SocketAddr, pid: i32, request: &Request, time: Duration) -> Measured {
-    let before = process::cpu_time(pid);
-    let load = Load::start(address, std::slice::from_ref(request), CONNECTIONS);
-    std::thread::sleep(time);
-    let report = load.stop();
-    assert_eq!(report.failures(), 0, "{}", report.failures_by_kind());
-    let cpu = process::cpu_time(pid) - before;
-    Measured {
-        rate: report.rate(),
-        p99: report.quantile(0.99),
-        cpu: cpu.div_f64(report.answers.max(1) as f64),
+impl Side {
+    fn new(address: SocketAddr, pid: i32) -> Self {
+        Self { address, pid, turns: vec![], answers: 0, cpu: Duration::ZERO }
+    }
+
+    fn turn(&mut self, request: &Request, time: Duration) {
+        let before = process::cpu_time(self.pid);
+        let load = Load::start(self.address, std::slice::from_ref(request), CONNECTIONS);
+        std::thread::sleep(time);
+        let report = load.stop();
+        assert_eq!(report.failures(), 0, "{}", report.failures_by_kind());
+        self.cpu += process::cpu_time(self.pid) - before;
+        self.answers += report.answers;
+        self.turns.push(Turn { rate: report.rate(), p99: report.quantile(0.99) });
+    }
+
+    fn forget(&mut self) {
+        *self = Self::new(self.address, self.pid);
+    }
+
+    fn median(&self, of: fn(&Turn) -> f64) -> f64 {
+        median(self.turns.iter().map(of).collect())
+    }
+
+    /// The server's processor time for each answer, in microseconds.
+    fn cpu(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.answers.max(1) as f64
+    }
+
+    /// Each turn beside the other side's that came with it: median, and the quarters' bounds.
+    fn beside(&self, other: &Self, of: fn(&Turn) -> f64) -> [f64; 3] {
+        let pairs = self.turns.iter().zip(&other.turns);
+        let mut ratios: Vec<f64> = pairs.map(|(ours, theirs)| of(ours) / of(theirs)).collect();
+        ratios.sort_by(f64::total_cmp);
+        [1, 2, 3].map(|quarter| ratios[ratios.len() * quarter / 4])
     }
 }
 
@@ -166,19 +210,28 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A side's turn: a shared machine is faster and slower for seconds on end, and both sides are to have the same of it.
+const TURN: Duration = Duration::from_millis(250);
+
 /// The same router in the host and in one plain binary, alternating.
 fn throughput(args: &Args, release: &Release) -> anyhow::Result<()> {
     let node = Node::serving("live-poll", "", &[release]);
     let plain = Plain::start()?;
-    let (host, pid) = (node.host_pid().as_raw(), plain.process.id().try_into()?);
-    let time = Duration::from_secs(args.seconds);
+    let mut ours = Side::new(node.address(), node.host_pid().as_raw());
+    let mut theirs = Side::new(plain.address, plain.process.id().try_into()?);
+    let turns = usize::try_from(Duration::from_secs(args.seconds).div_duration_f64(TURN) as u64)?;
     println!(
         "\nThroughput, host beside the same router in one plain binary (axum::serve), {CONNECTIONS} connections,"
     );
-    println!("{} rounds of {} s each, alternating; medians\n", args.rounds, args.seconds);
     println!(
-        "  {:<16} {:>10} {:>10} {:>7}   {:>9} {:>9} {:>7}   {:>8} {:>8} {:>7}",
-        "request", "host/s", "plain/s", "ratio", "p99", "plain", "ratio", "CPU µs", "plain", "ratio"
+        "{} rounds of {} s each, in turns of {} ms; medians, ratios of turns that came together (and half of them)\n",
+        args.rounds,
+        args.seconds,
+        TURN.as_millis()
+    );
+    println!(
+        "  {:<14} {:>8} {:>8} {:>6} {:>15}   {:>8} {:>8} {:>6}   {:>7} {:>7} {:>6}",
+        "request", "host/s", "plain/s", "ratio", "", "p99", "plain", "ratio", "CPU µs", "plain", "ratio"
     );
     let requests = [
         ("tiny JSON", Request::get("/debug/json")),
@@ -187,30 +240,28 @@ fn throughput(args: &Args, release: &Release) -> anyhow::Result<()> {
     ];
     for (name, request) in &requests {
         // One second each for warm caches, counted by nobody.
-        measure(node.address(), host, request, Duration::from_secs(1));
-        measure(plain.address, pid, request, Duration::from_secs(1));
-        let (mut ours, mut theirs) = (vec![], vec![]);
-        for round in 0..args.rounds {
+        ours.turn(request, Duration::from_secs(1));
+        theirs.turn(request, Duration::from_secs(1));
+        ours.forget();
+        theirs.forget();
+        for turn in 0..args.rounds * turns {
             // Who goes first alternates too.
-            for turn in 0..2 {
-                if (round + turn) % 2 == 0 {
-                    ours.push(measure(node.address(), host, request, time));
-                } else {
-                    theirs.push(measure(plain.address, pid, request, time));
-                }
+            let sides = if turn % 2 == 0 { [&mut ours, &mut theirs] } else { [&mut theirs, &mut ours] };
+            for side in sides {
+                side.turn(request, TURN);
             }
         }
-        let of = |values: &[Measured], f: fn(&Measured) -> f64| median(values.iter().map(f).collect());
-        let (rate, plain_rate) = (of(&ours, |m| m.rate), of(&theirs, |m| m.rate));
-        let (p99, plain_p99) =
-            (of(&ours, |m| m.p99.as_secs_f64() * 1e3), of(&theirs, |m| m.p99.as_secs_f64() * 1e3));
-        let (cpu, plain_cpu) =
-            (of(&ours, |m| m.cpu.as_secs_f64() * 1e6), of(&theirs, |m| m.cpu.as_secs_f64() * 1e6));
+        let [low, ratio, high] = ours.beside(&theirs, Turn::rate);
         println!(
-            "  {name:<16} {rate:>10.0} {plain_rate:>10.0} {:>7.3}   {p99:>6.2} ms {plain_p99:>6.2} ms {:>7.3}   {cpu:>8.2} {plain_cpu:>8.2} {:>7.3}",
-            rate / plain_rate,
-            p99 / plain_p99,
-            cpu / plain_cpu
+            "  {name:<14} {:>8.0} {:>8.0} {ratio:>6.3} ({low:>5.3} to {high:>5.3})  {:>5.2} ms {:>5.2} ms {:>6.3}   {:>7.2} {:>7.2} {:>6.3}",
+            ours.median(Turn::rate),
+            theirs.median(Turn::rate),
+            ours.median(Turn::p99),
+            theirs.median(Turn::p99),
+            ours.beside(&theirs, Turn::p99)[1],
+            ours.cpu(),
+            theirs.cpu(),
+            ours.cpu() / theirs.cpu()
         );
     }
     Ok(())
