@@ -16,6 +16,7 @@ mod dev;
 mod faults;
 mod faulty;
 mod hostile;
+mod http2;
 mod journey;
 mod kitchen;
 mod limits;
