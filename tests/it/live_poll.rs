@@ -188,6 +188,26 @@ async fn a_conversation_votes_and_is_told_which_release_answers_after_a_swap_and
     vote(&mut socket).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_a_handler_is_a_500_and_a_count_and_nobody_elses_business() {
+    let node = with_poll("").await;
+    let mut socket = open(node.address(), "/polls/1/live").await;
+    assert_eq!(told(&mut socket).await, json!({"version": "1.0.0"}));
+    assert_eq!(told(&mut socket).await["results"]["total"], 0);
+    let mut connection = Connection::open(node.address()).await;
+    for panics in 1..=3 {
+        let answer = connection.get("/debug/panic").await;
+        assert_eq!(answer, Ok((500, "the handler panicked\n".into())));
+        assert_eq!(node.status().generations[0].panics, panics);
+        assert_eq!(connection.get("/debug/json").await, Ok((200, r#"{"ok":true}"#.into())));
+        post(&mut connection, "/polls/1/votes", &json!({"option": 0})).await;
+        assert_eq!(told(&mut socket).await["results"]["total"], panics);
+    }
+    assert!(node.log().contains("asked to panic"), "{}", node.log());
+    let status = node.status();
+    assert_eq!((status.host_restarts, status.sessions.unwrap().open.websocket), (0, 1));
+}
+
 /// Connections of the line protocol that say nothing while releases come and go.
 const IDLE: usize = 1_000;
 
