@@ -1,4 +1,4 @@
-//! What a client may do on one connection of HTTP/2: cancel streams, ask for too much.
+//! What a client may do on one connection of HTTP/2: cancel streams, ask for too much, say nothing more.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -114,11 +114,23 @@ async fn streams_beyond_the_limit_are_refused_and_may_be_asked_for_again() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_confirm_the_goodbye_is_closed_all_the_same() {
+    let node = kitchen("[http.limits]\nidle_time = \"300ms\"\n");
+    let mut raw = Raw::open(node.address()).await;
+    let mut said_goodbye = false;
+    while let Some(frame) = raw.read().await {
+        said_goodbye |= frame.kind == GOAWAY;
+    }
+    assert!(said_goodbye);
+}
+
 // Kinds of frames, flags and settings (RFC 9113, 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const MAX_CONCURRENT_STREAMS: u16 = 3;

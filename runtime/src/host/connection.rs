@@ -62,7 +62,7 @@ pub struct Connection {
     waker: AtomicWaker,
     afterwards: Mutex<Option<Afterwards>>,
     unwritten: Unwritten,
-    // Shared by nobody but the streams of one connection of HTTP/2, and a drain that breaks off what is left.
+    // Shared by nobody but the streams of one connection of HTTP/2, and those who end it: the sweep, and a drain.
     staked: Mutex<Staked>,
 }
 
@@ -218,8 +218,17 @@ impl Connection {
         super::lock(&self.staked).iter().any(|(of, _)| *of == generation)
     }
 
+    /// Whether its client has not taken all of what it asked for.
+    fn owes(&self) -> bool {
+        self.unwritten.waits.load(Ordering::Acquire) || !super::lock(&self.staked).is_empty()
+    }
+
     /// Tells it `order`, unless it was told more already.
     pub fn give(&self, order: Order) {
+        if order == Order::Finish && self.order() < order {
+            // Its client has the idle time once more, to confirm that.
+            self.touch();
+        }
         // The waker is given up with the first wake, and whoever was woken registers again for another order only.
         if self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8 {
             self.waker.wake();
@@ -231,11 +240,15 @@ impl Connection {
         if self.busy.load(Ordering::Relaxed) > 0 {
             return Order::Serve;
         }
+        // Looked at before the time, which begins anew when it is told.
+        let told = self.order() >= Order::Finish;
         let now = self.clock.0.load(Ordering::Relaxed);
         let elapsed = Duration::from_millis(now.wrapping_sub(self.since.load(Ordering::Relaxed)).into());
         let reading = self.reading.load(Ordering::Relaxed);
         match reading && !self.multiplexed.load(Ordering::Relaxed) {
             true if elapsed > limits.header_time => Order::Abort,
+            // HTTP/2 ends when its client has confirmed the goodbye, and some never do.
+            false if elapsed > limits.idle_time && told && !self.owes() => Order::Abort,
             false if elapsed > limits.idle_time => Order::Finish,
             _ => Order::Serve,
         }
@@ -395,11 +408,16 @@ impl Connections {
             tokio::time::sleep(pause).await;
             // Wraps after 49 days, which only differences are taken of.
             self.clock.0.store(start.elapsed().as_millis() as u32, Ordering::Relaxed);
-            for (_, connection) in super::lock(&self.open).iter() {
-                match connection.judge(limits) {
-                    Order::Serve => {}
-                    order => connection.give(order),
-                }
+            self.judge(limits);
+        }
+    }
+
+    /// Tells each connection what the limits say about it now.
+    fn judge(&self, limits: &Limits) {
+        for (_, connection) in super::lock(&self.open).iter() {
+            match connection.judge(limits) {
+                Order::Serve => {}
+                order => connection.give(order),
             }
         }
     }
@@ -568,6 +586,33 @@ mod tests {
         assert_eq!(told(), [Order::Abort, Order::Finish, Order::Serve, Order::Serve]);
         connections.abort_staked(2);
         assert_eq!(told(), [Order::Abort, Order::Abort, Order::Abort, Order::Serve]);
+    }
+
+    #[test]
+    fn a_client_that_does_not_confirm_the_goodbye_is_ended_when_it_has_nothing_left_to_take() {
+        let (connections, limits) = (Connections::default(), Limits::default());
+        let (connection, _) = connections.open();
+        connection.set_multiplexed();
+        let idle_time = limits.idle_time.as_millis() as u32;
+        let after = |ticks: u32| {
+            connections.clock.0.fetch_add(ticks, Ordering::Relaxed);
+            connections.judge(&limits);
+            connection.order()
+        };
+        assert_eq!(after(idle_time), Order::Serve);
+        assert_eq!(after(1), Order::Finish);
+        assert_eq!(after(idle_time), Order::Finish, "it may take its time");
+        connection.stake(1);
+        assert_eq!(after(1), Order::Finish, "it reads a large answer");
+        connection.unstake(1);
+        connection.unwritten.begin();
+        assert_eq!(after(1), Order::Finish, "it has to take small ones");
+        connection.unwritten.end();
+        let turn = Turn::begin(&connection);
+        assert_eq!(after(1), Order::Finish, "its request crossed the goodbye");
+        drop(turn);
+        assert_eq!(after(idle_time), Order::Finish);
+        assert_eq!(after(1), Order::Abort);
     }
 
     #[test]
