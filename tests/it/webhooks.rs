@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use relmgr_store::digest;
@@ -42,6 +43,8 @@ impl Heard {
 struct Receiver {
     address: SocketAddr,
     heard: Arc<Mutex<Vec<Heard>>>,
+    /// As long as this is set, every request is answered with 503.
+    refuses: Arc<AtomicBool>,
 }
 
 /// A connection, encrypted or not.
@@ -88,7 +91,8 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let heard = Arc::new(Mutex::new(vec![]));
-        let (script, told) = (script.to_vec(), heard.clone());
+        let refuses = Arc::new(AtomicBool::new(false));
+        let (script, told, refusing) = (script.to_vec(), heard.clone(), refuses.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (Ok(stream), told) = (stream, told.clone()) else { return };
@@ -99,13 +103,16 @@ impl Receiver {
                     None => Box::new(stream),
                 };
                 let at = told.lock().unwrap().len();
-                let reply = script.get(at).copied().unwrap_or(Reply::Status(204));
+                let reply = match refusing.load(Ordering::SeqCst) {
+                    true => Reply::Status(503),
+                    false => script.get(at).copied().unwrap_or(Reply::Status(204)),
+                };
                 // Heard before the next one is accepted: the order is theirs.
                 let Some(stream) = hear(stream, &told) else { continue };
                 std::thread::spawn(move || answer(stream, reply));
             }
         });
-        Self { address, heard }
+        Self { address, heard, refuses }
     }
 
     fn heard(&self) -> Vec<Heard> {
@@ -253,6 +260,82 @@ fn a_webhook_that_hangs_for_ever_holds_up_nothing_and_what_does_not_fit_is_dropp
     assert_eq!(receiver.heard().len(), 1, "the others keep their place");
     node.relmgr(&["stop"]).ok();
     assert_eq!(node.wait_supervisor(), Some(0), "nor is the node's end held up");
+}
+
+#[test]
+fn what_waits_when_another_relmgr_takes_over_is_told_by_that_one() {
+    let (one, _) = releases();
+    let receiver = Receiver::start(&[Reply::Never]);
+    let more = "timeout = \"1h\"\nsecret = \"${RELMGR_TEST_SECRET}\"";
+    let node = node("relmgr-faulty", &receiver, more, &[&one]);
+    node.relmgr(&["upgrade"]).ok();
+    wait_for("the first one hangs", || (receiver.heard().len() == 1).then_some(()));
+    node.relmgr(&["self-upgrade"]).ok();
+    // The try that was cut off is made anew; what waited behind it is told once, before what came after it.
+    assert_eq!(receiver.events(4), ["started", "started", "committed", "restarted"]);
+    let heard = receiver.heard();
+    assert_eq!(heard.len(), 4);
+    assert_eq!(heard[0].body, heard[1].body);
+    assert_eq!(heard[0].header("relmgr-delivery"), heard[1].header("relmgr-delivery"));
+    let ids: std::collections::BTreeSet<_> =
+        heard.iter().map(|heard| heard.header("relmgr-delivery")).collect();
+    assert_eq!(ids.len(), 3);
+    for heard in &heard {
+        let message = [heard.header("relmgr-timestamp").as_bytes(), b".", &heard.body].concat();
+        assert_eq!(heard.header("relmgr-signature"), format!("v1={}", hmac(SECRET, &message)));
+        assert_eq!(heard.header("relmgr-attempt"), "1");
+        assert_eq!(heard.header("relmgr-event"), heard.json()["event"]);
+    }
+}
+
+#[test]
+fn tries_go_on_from_where_they_were_when_another_relmgr_takes_over() {
+    let (one, _) = releases();
+    let receiver = Receiver::start(&[]);
+    receiver.refuses.store(true, Ordering::SeqCst);
+    let node = node("relmgr-faulty", &receiver, "", &[&one]);
+    node.relmgr(&["upgrade"]).ok();
+    wait_for("two tries", || (receiver.heard().len() >= 2).then_some(()));
+    node.relmgr(&["self-upgrade"]).ok();
+    receiver.refuses.store(false, Ordering::SeqCst);
+    let heard = wait_for("all of it is told", || {
+        let heard = receiver.heard();
+        let last = heard.last().is_some_and(|heard| heard.json()["event"] == "restarted");
+        last.then_some(heard)
+    });
+    let first = heard[0].header("relmgr-delivery");
+    let (tries, rest): (Vec<_>, Vec<_>) =
+        heard.iter().partition(|heard| heard.header("relmgr-delivery") == first);
+    let number = |heard: &&Heard| heard.header("relmgr-attempt").parse::<u32>().unwrap();
+    let attempts: Vec<_> = tries.iter().map(number).collect();
+    // One that was on its way is made anew under its number.
+    let go_on = |pair: &[u32]| pair[1] == pair[0] || pair[1] == pair[0] + 1;
+    assert_eq!(attempts[0], 1);
+    assert!(attempts.windows(2).all(go_on) && attempts.last() >= Some(&2), "{attempts:?}");
+    let rest: Vec<_> = rest.iter().map(|heard| heard.json()["event"].clone()).collect();
+    assert_eq!(rest, ["committed", "restarted"]);
+}
+
+#[test]
+fn what_waits_for_a_webhook_that_another_relmgr_does_not_find_in_its_settings_is_dropped_and_logged() {
+    let (one, _) = releases();
+    let (gone, stays) = (Receiver::start(&[Reply::Never]), Receiver::start(&[Reply::Never]));
+    let webhook = |receiver: &Receiver| {
+        format!("[[webhooks]]\nurl = \"http://{}/T0K3N\"\ntimeout = \"1h\"\n", receiver.address)
+    };
+    let (first, second) = (webhook(&gone), webhook(&stays));
+    let node = Node::serving("relmgr-faulty", &format!("{first}{second}"), &[&one]);
+    wait_for("both hang", || (gone.heard().len() == 1 && stays.heard().len() == 1).then_some(()));
+    let settings = node.home().join("relmgr.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    assert!(text.contains(&first), "{text}");
+    std::fs::write(&settings, text.replace(&first, "")).unwrap();
+    node.relmgr(&["self-upgrade"]).ok();
+    assert_eq!(stays.events(4), ["started", "started", "committed", "restarted"]);
+    assert_eq!(gone.heard().len(), 1);
+    let log = node.log();
+    assert!(log.contains("it is no longer in relmgr.toml: 2 notifications are dropped"), "{log}");
+    assert!(!log.contains("T0K3N"), "{log}");
 }
 
 #[test]

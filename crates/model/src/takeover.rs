@@ -114,6 +114,9 @@ pub struct Takeover {
     /// What hosts that have ended had answered; of releases that are loaded nowhere, the newest.
     #[serde(default)]
     pub answered: Vec<ReleaseCounts>,
+    /// Notifications that wait for webhooks; a webhook for which none waits stands there as well.
+    #[serde(default)]
+    pub untold: Vec<Untold>,
     /// Whether prev has taken the place of a permanent release that did not live.
     pub fallen_back: bool,
     /// The operation that this is part of.
@@ -133,6 +136,30 @@ pub struct Host {
     pub next_id: u64,
     /// The last lines that it wrote.
     pub last_words: Vec<String>,
+}
+
+/// What waits for one webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untold {
+    /// Its address as it was in the settings: of several with the same one the first comes first.
+    pub url: String,
+    /// The oldest first.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// A notification that is told by the next image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Its id.
+    pub id: String,
+    /// The event's word; an older reader may not know it, and passes it on.
+    pub event: String,
+    /// The JSON that is sent.
+    pub body: String,
+    /// The tries that are over.
+    pub tries: u32,
+    /// In how many milliseconds it is tried again.
+    pub due_in_ms: u64,
 }
 
 /// The release that serves.

@@ -55,7 +55,7 @@ use relmgr_model::home::Home;
 use relmgr_model::record::{HistoryEntry, NodeRecord, OperationRecord};
 use relmgr_model::sessions::TcpStart;
 use relmgr_model::settings::{Settings, SettingsError};
-use relmgr_model::takeover::Takeover;
+use relmgr_model::takeover::{Takeover, Untold};
 use relmgr_store::journal::{self, JournalError};
 use relmgr_store::repository::{Options, Repository, RepositoryError};
 use relmgr_store::signature::Trust;
@@ -255,7 +255,7 @@ async fn begin(home: Home, settings: Settings, repository: Repository) -> Result
     let admin = settings.listen.admin.map(|address| Listener::bind(address, "listen.admin")).transpose()?;
     let control = control::bind(&home.control_socket()).map_err(io(home.control_socket(), "written"))?;
     let held = Held { lock, control: control.into(), started_at: Utc::now() };
-    let webhooks = start_webhooks(&home, &settings)?;
+    let webhooks = start_webhooks(&home, &settings, vec![])?;
     let sockets = Sockets { listeners, tcp, admin };
     let node = Node::new(home, settings, repository, webhooks, record, sockets, held);
     node.with(|state| state.tls = certificates);
@@ -269,7 +269,7 @@ fn inherit(
     repository: Repository,
     received: Received,
 ) -> Result<(Arc<Node>, (host_process::Left, Takeover)), RunError> {
-    let Received { takeover, lock, control, listeners, admin, host, .. } = received;
+    let Received { mut takeover, lock, control, listeners, admin, host, .. } = received;
     tracing::info!(before = takeover.relmgr, now = crate::VERSION, "taking over");
     // It is held already: to take it again proves that it is.
     let lock = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock);
@@ -288,7 +288,7 @@ fn inherit(
     let admin = admin.map(|socket| Listener::inherited(socket, false)).transpose();
     let sockets = Sockets { listeners, tcp, admin: admin.map_err(RunError::Takeover)? };
     let held = Held { lock, control, started_at: takeover.started_at };
-    let webhooks = start_webhooks(&home, &settings)?;
+    let webhooks = start_webhooks(&home, &settings, std::mem::take(&mut takeover.untold))?;
     // Where none can be served the new host does not come up, and the old one goes on with those that it has.
     let certificates = tls::Account::load(&home, &settings.tls, Utc::now());
     let node = Node::new(home, settings, repository, webhooks, record, sockets, held);
@@ -296,9 +296,9 @@ fn inherit(
     Ok((node, (host, takeover)))
 }
 
-fn start_webhooks(home: &Home, settings: &Settings) -> Result<Webhooks, RunError> {
+fn start_webhooks(home: &Home, settings: &Settings, untold: Vec<Untold>) -> Result<Webhooks, RunError> {
     let path = home.settings();
-    Webhooks::start(home, settings).map_err(|source| RunError::Settings { path, source })
+    Webhooks::start(home, settings, untold).map_err(|source| RunError::Settings { path, source })
 }
 
 /// Clears what a death left. A disk that refuses is no reason not to serve.

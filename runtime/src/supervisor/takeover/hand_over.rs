@@ -161,7 +161,7 @@ fn describe(
     operation: Operation,
 ) -> Result<File, HandOverError> {
     let number = |fd: BorrowedFd<'_>| fd.as_raw_fd();
-    let children = node.children();
+    let (children, untold) = (node.children(), node.webhooks.untold());
     let takeover = node.with(|state| Takeover {
         format: FORMAT,
         relmgr: crate::VERSION.into(),
@@ -186,6 +186,7 @@ fn describe(
         host_restarts: state.host_restarts,
         deaths_ms_ago: state.deaths.iter().map(|death| millis(death.elapsed())).collect(),
         answered: node.metrics.answered_before(),
+        untold,
         fallen_back: state.fallen_back,
         operation,
     });

@@ -14,7 +14,7 @@ use relmgr_model::takeover::{FORMAT, Takeover, VARIABLE};
 use super::super::host_process::{Ends, Left};
 use crate::host::loader::sys;
 
-/// The description is a few kilobytes.
+/// The description is a few kilobytes, or two megabytes where many notifications wait for webhooks.
 const BYTES: u64 = 4 * 1024 * 1024;
 
 /// What was handed over cannot be used.

@@ -3,7 +3,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,14 +18,18 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use relmgr_conf::Secret;
 use relmgr_model::home::Home;
-use relmgr_model::notify::{Event, Notification};
+use relmgr_model::notify::Notification;
 use relmgr_model::settings::{SettingsError, Webhook};
+use relmgr_model::takeover;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, RootCertStore};
 use sha2::Sha256;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use super::super::lock;
 
 /// So often a notification is tried: with the waits between them about ten minutes, in which a server is started anew.
 const TRIES: u32 = 10;
@@ -43,9 +47,19 @@ type Https = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 pub struct Delivery {
     /// The same in every try.
     pub id: String,
-    /// What it tells.
-    pub event: Event,
+    /// The word of what it tells. Another relmgr may have handed it over, which knows more of them.
+    pub event: String,
     body: Bytes,
+    way: Mutex<Way>,
+}
+
+/// How far a delivery has come.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// Tries that are over.
+    tries: u32,
+    /// When the next one is due.
+    due: Instant,
 }
 
 impl Delivery {
@@ -55,9 +69,52 @@ impl Delivery {
         let body = serde_json::to_vec(notification).unwrap_or_default();
         Self {
             id: format!("{:016x}{:016x}", random(), random()),
-            event: notification.event,
+            event: notification.event.name().to_owned(),
             body: body.into(),
+            way: Mutex::new(Way { tries: 0, due: Instant::now() }),
         }
+    }
+
+    /// One that another image of the supervisor has begun.
+    pub fn received(left: takeover::Delivery) -> Self {
+        let takeover::Delivery { id, event, body, tries, due_in_ms } = left;
+        let due = Instant::now() + Duration::from_millis(due_in_ms).min(BACKOFF_CAP);
+        Self { id, event, body: body.into(), way: Mutex::new(Way { tries, due }) }
+    }
+
+    /// What another image of the supervisor goes on with. A try that is on its way is made anew.
+    pub fn left(&self) -> takeover::Delivery {
+        let Way { tries, due } = *lock(&self.way);
+        let due_in = due.saturating_duration_since(Instant::now());
+        takeover::Delivery {
+            id: self.id.clone(),
+            event: self.event.clone(),
+            body: String::from_utf8_lossy(&self.body).into_owned(),
+            tries,
+            due_in_ms: u64::try_from(due_in.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// So much of it is handed over, before JSON escapes it once more.
+    pub fn bytes(&self) -> usize {
+        /// The id, the event and the names of the fields.
+        const AROUND: usize = 128;
+        AROUND + self.body.len()
+    }
+
+    /// The number of the next try, and when it is due.
+    fn next_try(&self) -> (u32, Instant) {
+        let Way { tries, due } = *lock(&self.way);
+        (tries.saturating_add(1), due)
+    }
+
+    /// A try is over that told nobody.
+    fn tried(&self) {
+        let mut way = lock(&self.way);
+        let wait = BACKOFF.saturating_mul(2_u32.saturating_pow(way.tries)).min(BACKOFF_CAP);
+        way.tries = way.tries.saturating_add(1);
+        // Not all nodes of a fleet at once.
+        way.due = Instant::now() + wait.mul_f64(0.5 + (random() >> 11) as f64 / (1_u64 << 54) as f64);
     }
 }
 
@@ -110,24 +167,22 @@ impl Server {
         &self.host
     }
 
-    /// Tries until it is told.
+    /// Tries until it is told, from where the delivery is.
     ///
     /// # Errors
     /// The last [`TryError`].
     pub async fn deliver(&self, delivery: &Delivery) -> Result<(), TryError> {
-        let mut wait = BACKOFF;
-        for attempt in 1.. {
+        loop {
+            let (attempt, due) = delivery.next_try();
+            tokio::time::sleep_until(due).await;
             let error = match self.attempt(delivery, attempt).await {
                 Ok(()) => return Ok(()),
                 Err(TryError::Again(words)) if attempt < TRIES => words,
                 Err(error) => return Err(error),
             };
             tracing::warn!(webhook = self.host, id = delivery.id, attempt, "it is tried again: {error}");
-            // Not all nodes of a fleet at once.
-            tokio::time::sleep(wait.mul_f64(0.5 + (random() >> 11) as f64 / (1_u64 << 54) as f64)).await;
-            wait = (wait * 2).min(BACKOFF_CAP);
+            delivery.tried();
         }
-        Ok(())
     }
 
     async fn attempt(&self, delivery: &Delivery, attempt: u32) -> Result<(), TryError> {
@@ -169,7 +224,7 @@ impl Server {
         let mut request = Request::post(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, concat!("relmgr/", env!("CARGO_PKG_VERSION")))
-            .header("relmgr-event", delivery.event.name())
+            .header("relmgr-event", &delivery.event)
             .header("relmgr-delivery", &delivery.id)
             .header("relmgr-attempt", attempt)
             .header("relmgr-timestamp", timestamp);
