@@ -402,6 +402,51 @@ fn a_command_that_takes_too_long_is_killed() {
     node.relmgr(&["restart"]).ok();
 }
 
+#[test]
+fn a_command_that_runs_when_another_relmgr_takes_over_is_heard_by_that_one() {
+    let (one, _) = releases();
+    let place = tempfile::tempdir().unwrap();
+    let file = |name: &str| place.path().join(name);
+    // Without its directory, after a test that failed, it ends as well.
+    let script = format!(
+        "cd {}; cat > told; while [ -e told ] && [ ! -e go ]; do sleep 0.05; done; echo the end of it >&2; \
+         echo > ended; exit 7",
+        place.path().display()
+    );
+    let hooks = format!(
+        "[hooks]\nevent = [\"/bin/sh\", \"-c\", \"{script}\"]\nevents = [\"committed\"]\ntimeout = \"1h\"\n"
+    );
+    let node = Node::serving("relmgr-faulty", &hooks, &[&one]);
+    wait_for("the command runs", || file("told").exists().then_some(()));
+    // Twice: the second one has it from the first.
+    node.relmgr(&["self-upgrade"]).ok();
+    node.relmgr(&["self-upgrade"]).ok();
+    std::fs::write(file("go"), "").unwrap();
+    wait_for("what it writes kills it not", || file("ended").exists().then_some(()));
+    wait_for("its end is logged", || {
+        node.log().contains("hooks.event ended with exit code 7: the end of it").then_some(())
+    });
+}
+
+#[test]
+fn a_command_has_the_same_time_when_another_relmgr_takes_over() {
+    let (one, _) = releases();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("pid");
+    let script = format!("echo $$ > {}; exec sleep 3600", path.display());
+    let hooks = format!(
+        "[hooks]\nevent = [\"/bin/sh\", \"-c\", \"{script}\"]\nevents = [\"committed\"]\ntimeout = \"10s\"\n"
+    );
+    let node = Node::serving("relmgr-faulty", &hooks, &[&one]);
+    let pid =
+        wait_for("the command runs", || std::fs::read_to_string(&path).ok()?.trim().parse::<i32>().ok());
+    node.relmgr(&["self-upgrade"]).ok();
+    wait_for("it is killed", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    wait_for("that is logged", || {
+        node.log().contains("hooks.event took longer than 10s and is killed").then_some(())
+    });
+}
+
 /// Replaces app.conf as editors do.
 fn write(node: &Node, text: &str) {
     let temporary = node.home().join(".app.conf.tmp");

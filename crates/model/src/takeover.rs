@@ -104,6 +104,9 @@ pub struct Takeover {
     pub serving: Option<Serving>,
     /// Other children that somebody has to wait for.
     pub children: Vec<i32>,
+    /// Those of them that are the operator's commands.
+    #[serde(default)]
+    pub commands: Vec<Command>,
     /// When the supervisor started.
     pub started_at: DateTime<Utc>,
     /// How often the host was started again after it died.
@@ -136,6 +139,21 @@ pub struct Host {
     pub next_id: u64,
     /// The last lines that it wrote.
     pub last_words: Vec<String>,
+}
+
+/// A command of the operator's that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The setting that names it.
+    pub hook: String,
+    /// Its process.
+    pub pid: i32,
+    /// Descriptor of the pipe that it writes its stderr to.
+    pub stderr: Option<i32>,
+    /// How long it has run, in milliseconds.
+    pub ran_ms: u64,
+    /// How long it may, in milliseconds.
+    pub timeout_ms: u64,
 }
 
 /// What waits for one webhook.

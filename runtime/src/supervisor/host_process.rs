@@ -390,7 +390,7 @@ async fn read_replies(reader: OwnedReadHalf, pending: Pending, farewell: Farewel
 }
 
 /// Waits for the end of a child that no handle is left of.
-fn wait_for(pid: u32) -> std::io::Result<ExitStatus> {
+pub fn wait_for(pid: u32) -> std::io::Result<ExitStatus> {
     use nix::sys::wait::{WaitStatus, waitpid};
 
     let pid = i32::try_from(pid).map_err(std::io::Error::other)?;

@@ -269,7 +269,7 @@ fn inherit(
     repository: Repository,
     received: Received,
 ) -> Result<(Arc<Node>, (host_process::Left, Takeover)), RunError> {
-    let Received { mut takeover, lock, control, listeners, admin, host, .. } = received;
+    let Received { mut takeover, lock, control, listeners, admin, host, commands, .. } = received;
     tracing::info!(before = takeover.relmgr, now = crate::VERSION, "taking over");
     // It is held already: to take it again proves that it is.
     let lock = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock);
@@ -293,6 +293,10 @@ fn inherit(
     let certificates = tls::Account::load(&home, &settings.tls, Utc::now());
     let node = Node::new(home, settings, repository, webhooks, record, sockets, held);
     node.with(|state| state.tls = certificates);
+    takeover.children.retain(|child| commands.iter().all(|(command, _)| command.pid != *child));
+    for (command, stderr) in commands {
+        tell::go_on(&node, command, stderr);
+    }
     Ok((node, (host, takeover)))
 }
 

@@ -1,6 +1,6 @@
 //! What the supervisor knows: settings, the record, and what only living processes make true.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ use super::lock;
 use super::pull::Pull;
 use super::pulse::Lately;
 use super::takeover::Door;
-use super::tell::Webhooks;
+use super::tell::{Running, Webhooks};
 
 /// The target triple that relmgr itself was built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -82,7 +82,7 @@ pub struct Node {
     pub door: Door,
     /// When the supervisor started; another image of it is the same one.
     pub started_at: DateTime<Utc>,
-    children: Arc<Mutex<BTreeSet<i32>>>,
+    commands: Arc<Mutex<BTreeMap<i32, Arc<Running>>>>,
     state: Mutex<State>,
 }
 
@@ -97,14 +97,14 @@ pub struct Held {
     pub started_at: DateTime<Utc>,
 }
 
-/// A child that somebody waits for, as long as this lives.
+/// A command that somebody waits for, as long as this lives.
 #[derive(Debug)]
-pub struct Child {
+pub struct Known {
     pid: i32,
-    among: Arc<Mutex<BTreeSet<i32>>>,
+    among: Arc<Mutex<BTreeMap<i32, Arc<Running>>>>,
 }
 
-impl Drop for Child {
+impl Drop for Known {
     fn drop(&mut self) {
         lock(&self.among).remove(&self.pid);
     }
@@ -275,7 +275,7 @@ impl Node {
             held,
             door: Door::default(),
             started_at,
-            children: Arc::default(),
+            commands: Arc::default(),
             state: Mutex::new(state),
         })
     }
@@ -302,15 +302,16 @@ impl Node {
         })
     }
 
-    /// Notes a child that is waited for until the result is dropped.
-    pub fn child(&self, pid: i32) -> Child {
-        lock(&self.children).insert(pid);
-        Child { pid, among: self.children.clone() }
+    /// Notes a command that is waited for until the result is dropped.
+    pub fn know(&self, command: Running) -> Known {
+        let pid = command.pid;
+        lock(&self.commands).insert(pid, Arc::new(command));
+        Known { pid, among: self.commands.clone() }
     }
 
-    /// The children that are waited for, but for the host.
-    pub fn children(&self) -> Vec<i32> {
-        lock(&self.children).iter().copied().collect()
+    /// The commands that are waited for: the children of this process, but for the host and trials.
+    pub fn commands(&self) -> Vec<Arc<Running>> {
+        lock(&self.commands).values().cloned().collect()
     }
 
     /// Whether the node has given up, or was told to stop.

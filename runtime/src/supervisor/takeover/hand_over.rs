@@ -12,12 +12,13 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal};
-use relmgr_model::takeover::{FORMAT, Host, Operation, Serving, Takeover, VARIABLE};
+use relmgr_model::takeover::{Command, FORMAT, Host, Operation, Serving, Takeover, VARIABLE};
 
 use super::super::host_process::HostProcess;
 use super::super::listeners::Listener;
 use super::super::node::Node;
 use super::super::systemd;
+use super::super::tell::Running;
 use super::Candidate;
 
 /// A host that lives answers what it was asked within microseconds, but for a question of an application's health.
@@ -108,7 +109,8 @@ fn exec(
     }
     // Held until this image is gone: no line of the host's is lost between two readers.
     let _held = host.hold_words();
-    let memory = describe(node, host, settings, operation)?;
+    let commands = node.commands();
+    let memory = describe(node, host, &commands, settings, operation)?;
     let mut arguments = [c"relmgr", c"run", c"--home"].map(CString::from).to_vec();
     arguments.push(c_string(node.home.path().as_os_str().as_bytes())?);
     let mut environment = vec![];
@@ -121,7 +123,7 @@ fn exec(
     // What was asked is what runs, whatever lies at its path by now.
     let binary = c_string(format!("/proc/self/fd/{}", candidate.as_fd().as_raw_fd()).as_bytes())?;
     let inherited: Vec<BorrowedFd<'_>> =
-        descriptors(node, host).into_iter().chain([memory.as_fd()]).collect();
+        descriptors(node, host, &commands).into_iter().chain([memory.as_fd()]).collect();
     let reloading = sd_notify::NotifyState::monotonic_usec_now();
     systemd::tell(
         &[Some(sd_notify::NotifyState::Reloading), reloading.ok()].into_iter().flatten().collect::<Vec<_>>(),
@@ -146,22 +148,36 @@ fn public(node: &Node) -> impl Iterator<Item = &Listener> {
 }
 
 /// Everything that goes on, in the order of [`Takeover`]'s fields.
-fn descriptors<'a>(node: &'a Node, host: &'a HostProcess) -> Vec<BorrowedFd<'a>> {
+fn descriptors<'a>(
+    node: &'a Node,
+    host: &'a HostProcess,
+    commands: &'a [Arc<Running>],
+) -> Vec<BorrowedFd<'a>> {
     let ends = host.ends();
     let own = [node.held.lock.as_fd(), node.held.control.as_fd(), ends.channel.as_fd()];
     let listeners = public(node).chain(&node.admin).map(AsFd::as_fd);
-    own.into_iter().chain(listeners).chain(ends.stderr.as_ref().map(AsFd::as_fd)).collect()
+    let commands = commands.iter().filter_map(|command| command.stderr.as_ref().map(AsFd::as_fd));
+    own.into_iter().chain(listeners).chain(ends.stderr.as_ref().map(AsFd::as_fd)).chain(commands).collect()
 }
 
 /// The description, in a file that lies in no directory.
 fn describe(
     node: &Node,
     host: &HostProcess,
+    commands: &[Arc<Running>],
     settings: String,
     operation: Operation,
 ) -> Result<File, HandOverError> {
     let number = |fd: BorrowedFd<'_>| fd.as_raw_fd();
-    let (children, untold) = (node.children(), node.webhooks.untold());
+    let children = commands.iter().map(|command| command.pid).collect();
+    let commands = commands.iter().map(|command| Command {
+        hook: command.hook.clone(),
+        pid: command.pid,
+        stderr: command.stderr.as_ref().map(|stderr| number(stderr.as_fd())),
+        ran_ms: millis(command.ran()),
+        timeout_ms: millis(command.timeout),
+    });
+    let (commands, untold) = (commands.collect(), node.webhooks.untold());
     let takeover = node.with(|state| Takeover {
         format: FORMAT,
         relmgr: crate::VERSION.into(),
@@ -182,6 +198,7 @@ fn describe(
             .as_ref()
             .map(|serving| Serving { version: serving.version.clone(), since: serving.since }),
         children,
+        commands,
         started_at: node.started_at,
         host_restarts: state.host_restarts,
         deaths_ms_ago: state.deaths.iter().map(|death| millis(death.elapsed())).collect(),

@@ -9,7 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use relmgr_model::settings::{Settings, SettingsError};
-use relmgr_model::takeover::{FORMAT, Takeover, VARIABLE};
+use relmgr_model::takeover::{Command, FORMAT, Takeover, VARIABLE};
 
 use super::super::host_process::{Ends, Left};
 use crate::host::loader::sys;
@@ -57,6 +57,8 @@ pub struct Received {
     pub admin: Option<OwnedFd>,
     /// The host.
     pub host: Left,
+    /// The operator's commands that run, and where their stderr is read.
+    pub commands: Vec<(Command, Option<OwnedFd>)>,
 }
 
 /// Takes over what another image has left; `None`: this process starts from nothing. To be called once, before the
@@ -82,13 +84,19 @@ pub fn received() -> Result<Option<Received>, ReceivedError> {
     let admin = takeover.admin.map(take).transpose()?;
     let ends =
         Ends { channel: take(takeover.host.channel)?, stderr: takeover.host.stderr.map(take).transpose()? };
+    let commands = std::mem::take(&mut takeover.commands).into_iter();
+    let commands = commands.map(|command| {
+        let stderr = command.stderr.map(take).transpose();
+        stderr.map(|stderr| (command, stderr))
+    });
+    let commands = commands.collect::<Result<_, _>>()?;
     let host = Left {
         pid: takeover.host.pid.unsigned_abs(),
         ends,
         next_id: takeover.host.next_id,
         last_words: std::mem::take(&mut takeover.host.last_words),
     };
-    Ok(Some(Received { takeover, settings, lock, control, listeners, admin, host }))
+    Ok(Some(Received { takeover, settings, lock, control, listeners, admin, host, commands }))
 }
 
 fn take(number: i32) -> Result<OwnedFd, ReceivedError> {

@@ -1,17 +1,22 @@
-//! The operator's commands. What they print goes nowhere, but the end of what a command that failed had to say.
+//! The operator's commands. What they print goes nowhere, but the end of what a command that failed had to say. One
+//! that runs when another relmgr takes over is heard and waited for by that one.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use relmgr_model::notify::Notification;
 use relmgr_model::record::HistoryEntry;
+use relmgr_model::takeover;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::process::Command;
+use tokio::sync::oneshot;
 
-use super::super::host_process::describe;
+use super::super::host_process::{describe, wait_for};
 use super::super::node::Node;
 use super::super::systemd;
 
@@ -28,6 +33,30 @@ struct Told<'a> {
     home: String,
     #[serde(flatten)]
     entry: &'a HistoryEntry,
+}
+
+/// A command that runs, as far as another image of the supervisor has to know it.
+#[derive(Debug)]
+pub struct Running {
+    /// The setting that names it.
+    pub hook: String,
+    /// Its process.
+    pub pid: i32,
+    /// Where its stderr is read. Who writes into a pipe that nobody reads is killed.
+    pub stderr: Option<OwnedFd>,
+    /// How long it may run.
+    pub timeout: Duration,
+    /// How long it had run ...
+    ran: Duration,
+    /// ... at this time.
+    at: Instant,
+}
+
+impl Running {
+    /// How long it has run.
+    pub fn ran(&self) -> Duration {
+        self.ran + self.at.elapsed()
+    }
 }
 
 /// Starts `hooks.outcome` with `entry`, and does not wait.
@@ -65,22 +94,70 @@ fn start(node: &Node, name: &'static str, command: &[String], told: &impl Serial
         .kill_on_drop(false)
         .spawn();
     match started {
-        Ok(child) => {
-            let known = child.id().and_then(|pid| i32::try_from(pid).ok()).map(|pid| node.child(pid));
+        Ok(mut child) => {
+            let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+            let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
             let timeout = node.settings.hooks.timeout;
+            let known = pid.map(|pid| {
+                let stderr = stderr.as_ref().and_then(|stderr| stderr.as_fd().try_clone_to_owned().ok());
+                let (hook, at) = (name.to_owned(), Instant::now());
+                node.know(Running { hook, pid, stderr, timeout, ran: Duration::ZERO, at })
+            });
             tokio::spawn(async move {
                 let _known = known;
-                run(name, child, line, timeout).await;
+                let write = async {
+                    if let Some(mut stdin) = stdin {
+                        // A command that does not read it is none the worse for it.
+                        let _ = stdin.write_all(&line).await;
+                    }
+                };
+                let ended = async { tokio::join!(write, child.wait()).1 };
+                run(name, pid, ended, stderr, (Duration::ZERO, timeout)).await;
             });
         }
         Err(error) => tracing::error!(program, %error, "{name} does not start"),
     }
 }
 
-async fn run(name: &'static str, mut child: Child, line: Vec<u8>, timeout: Duration) {
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+/// Goes on with a command that another image of the supervisor has started, and does not wait.
+pub fn go_on(node: &Node, left: takeover::Command, stderr: Option<OwnedFd>) {
+    let takeover::Command { hook, pid, ran_ms, timeout_ms, .. } = left;
+    let (ran, timeout) = (Duration::from_millis(ran_ms), Duration::from_millis(timeout_ms));
+    let (told, status) = oneshot::channel();
+    let waiting = std::thread::Builder::new().name("child".into()).spawn(move || {
+        let _ = told.send(wait_for(pid.unsigned_abs()));
+    });
+    if let Err(error) = waiting {
+        tracing::warn!(%error, pid, "nobody waits for a child's end");
+    }
+    let again = stderr.as_ref().and_then(|stderr| stderr.try_clone().ok());
+    let running = Running { hook: hook.clone(), pid, stderr: again, timeout, ran, at: Instant::now() };
+    let known = node.know(running);
+    let stderr = stderr.map(pipe::Receiver::from_owned_fd).transpose();
+    let stderr = stderr.unwrap_or_else(|error| {
+        tracing::warn!(%error, pid, "nobody reads what {hook} writes");
+        None
+    });
+    tokio::spawn(async move {
+        let _known = known;
+        let gone = |_| std::io::Error::other("nobody waits for it");
+        let ended = async { status.await.map_err(gone).flatten() };
+        run(&hook, Some(pid), ended, stderr, (ran, timeout)).await;
+    });
+}
+
+/// Hears the command `pid` until it has `ended`, or has run so long as it may; `times` are how long it has, and may.
+async fn run(
+    name: &str,
+    pid: Option<i32>,
+    ended: impl Future<Output = std::io::Result<ExitStatus>>,
+    stderr: Option<impl AsyncRead + Unpin>,
+    times: (Duration, Duration),
+) {
+    let (group, (ran, timeout)) = (pid.map(Pid::from_raw), times);
     let mut words = Vec::new();
-    let ended = tokio::time::timeout(timeout, converse(&mut child, &line, &mut words)).await;
+    let heard = converse(ended, stderr, &mut words);
+    let ended = tokio::time::timeout(timeout.saturating_sub(ran), heard).await;
     let words = String::from_utf8_lossy(&words);
     let words = words.trim().replace('\n', "; ");
     match ended {
@@ -99,30 +176,24 @@ async fn run(name: &'static str, mut child: Child, line: Vec<u8>, timeout: Durat
     }
 }
 
-/// Tells `child` its line and hears what it writes, until it ends.
-async fn converse(child: &mut Child, line: &[u8], words: &mut Vec<u8>) -> std::io::Result<ExitStatus> {
-    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-    let write = async {
-        if let Some(mut stdin) = stdin {
-            // A command that does not read it is none the worse for it.
-            let _ = stdin.write_all(line).await;
-        }
-    };
+/// Hears what a command writes, until it has `ended`.
+async fn converse(
+    ended: impl Future<Output = std::io::Result<ExitStatus>>,
+    stderr: Option<impl AsyncRead + Unpin>,
+    words: &mut Vec<u8>,
+) -> std::io::Result<ExitStatus> {
+    let mut ended = std::pin::pin!(ended);
     let mut hear = std::pin::pin!(hear(stderr, words));
-    let status = {
-        let ended = async { tokio::join!(write, child.wait()).1 };
-        tokio::pin!(ended);
-        tokio::select! {
-            status = &mut ended => status,
-            () = &mut hear => return ended.await,
-        }
+    let status = tokio::select! {
+        status = &mut ended => status,
+        () = &mut hear => return ended.await,
     };
     let _ = tokio::time::timeout(REST, hear).await;
     status
 }
 
 /// Keeps the end of what comes: a command that floods its output is read and fills nothing.
-async fn hear(stderr: Option<ChildStderr>, words: &mut Vec<u8>) {
+async fn hear(stderr: Option<impl AsyncRead + Unpin>, words: &mut Vec<u8>) {
     let Some(mut stderr) = stderr else { return };
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = stderr.read(&mut buffer).await {

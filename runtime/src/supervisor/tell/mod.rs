@@ -13,6 +13,7 @@ use relmgr_model::control::Kind;
 use relmgr_model::notify::{Event, FORMAT, Notification};
 use relmgr_model::record::HistoryEntry;
 
+pub use command::{Running, go_on};
 pub use webhook::{Delivered, Webhooks};
 
 use super::handler::By;
