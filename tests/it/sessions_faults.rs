@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::SinkExt;
+use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
 use relmgr_testkit::kit::{Node, release, wait_for};
 use serde_json::Value;
@@ -323,6 +323,75 @@ async fn a_message_that_takes_longer_than_the_idle_time_is_answered_and_one_that
     assert_eq!(answer["n"], 1);
     assert!(stops.is_over().await);
     wait_for("it was idle", || (ended(&node, "idle") > 0).then_some(()));
+}
+
+/// Waits until a message `wait` is being handled, which it is until the next release serves.
+fn is_handled(node: &Node) {
+    wait_for("it is being handled", || (node.status().generations[0].in_flight == 1).then_some(()));
+}
+
+/// Has the next release serve.
+fn go_on(node: &Arc<Node>) -> tokio::task::JoinHandle<()> {
+    let node = node.clone();
+    tokio::task::spawn_blocking(move || {
+        node.relmgr(&["upgrade", "1.0.1"]).ok();
+    })
+}
+
+/// The answers to `wait`, and to what was sent after it.
+const ANSWERS: [(u64, &str); 2] = [(1, "1.0.0"), (2, "1.0.1")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_whose_handler_takes_longer_than_the_idle_time_is_answered_and_is_idle_after_it() {
+    let (one, two) = releases();
+    let node = Arc::new(Node::serving("relmgr-sessions", "[sessions]\nping = \"1s\"\n", &[&one, &two]));
+    let mut socket = open(node.address(), "/echo").await;
+    for words in ["wait", "after it"] {
+        socket.send(Message::text(words)).await.unwrap();
+    }
+    is_handled(&node);
+    // Two that are idle, one after the other: each begins later than the handler, and has all of its time.
+    for count in 1..=2 {
+        let stuck = open(node.address(), "/echo").await;
+        wait_for("it is silent", || (ended(&node, "idle") == count).then_some(()));
+        drop(stuck);
+    }
+    // One that is idle gets one. What answers them is not read before the handler's end.
+    for _ in 0..4 {
+        match tokio::time::timeout(PATIENCE, socket.next()).await.expect("nothing came for too long") {
+            Some(Ok(Message::Ping(_))) => {}
+            other => panic!("no ping: {other:?}"),
+        }
+    }
+    let upgraded = go_on(&node);
+    for (n, version) in ANSWERS {
+        let answer: Value = serde_json::from_str(&text(&mut socket).await).unwrap();
+        assert_eq!((&answer["n"], &answer["version"]), (&n.into(), &version.into()));
+    }
+    upgraded.await.unwrap();
+    wait_for("it is silent in its turn", || (ended(&node, "idle") == 3).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_tcp_whose_handler_takes_longer_than_the_idle_time_is_answered_and_is_idle_after_it() {
+    let (one, two) = releases();
+    let extra = format!("{LISTENERS}[sessions]\ntcp_idle = \"2s\"\n");
+    let node = Arc::new(Node::serving("relmgr-sessions", &extra, &[&one, &two]));
+    let mut line = Raw::open(&node, "line").await;
+    line.write(b"wait\nafter it\n").await;
+    is_handled(&node);
+    for count in 1..=2 {
+        let mut silent = Raw::open(&node, "line").await;
+        assert!(silent.is_over().await);
+        wait_for("that is counted", || (ended(&node, "idle") == count).then_some(()));
+    }
+    let upgraded = go_on(&node);
+    for (n, version) in ANSWERS {
+        let answer = line.object().await;
+        assert_eq!((&answer["n"], &answer["version"]), (&n.into(), &version.into()));
+    }
+    upgraded.await.unwrap();
+    wait_for("it is silent in its turn", || (ended(&node, "idle") == 3).then_some(()));
 }
 
 /// So much is sent at once.

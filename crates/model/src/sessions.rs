@@ -16,11 +16,12 @@ pub struct SessionLimits {
     pub queue_bytes: usize,
     /// A session's state, in bytes.
     pub state_bytes: usize,
-    /// A WebSocket's client that sends not a byte for so long is asked by a ping, and after twice as long is gone; 0:
-    /// never.
+    /// A WebSocket's client that sends not a byte for so long is asked by a ping, and after twice as long is gone,
+    /// unless a message of its is being handled; 0: never.
     #[serde(with = "humantime_serde")]
     pub ping: Duration,
-    /// A raw TCP session whose client sends not a byte for so long is closed; 0: never.
+    /// A raw TCP session whose client sends not a byte for so long is closed, unless a message of its is being
+    /// handled; 0: never.
     #[serde(with = "humantime_serde")]
     pub tcp_idle: Duration,
     /// A client that takes nothing of what waits for it for so long is closed.

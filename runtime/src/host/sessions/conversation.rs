@@ -104,11 +104,12 @@ async fn read<R: Reader>(front: &Front, session: &Session, clock: &Clock, reader
             Some(Read::Heard) => {}
             Some(Read::Message(kind, bytes)) => {
                 HUB.received();
-                if let Err(end) = deliver::message(front, session, kind, bytes).await {
+                clock.begin_handling();
+                let handled = deliver::message(front, session, kind, bytes).await;
+                clock.end_handling();
+                if let Err(end) = handled {
                     session.end(end);
                 }
-                // What was said while nobody listened is no silence.
-                clock.hear();
             }
             Some(Read::End(end)) => {
                 match end {
@@ -171,7 +172,8 @@ async fn within_stall(written: impl Future<Output = io::Result<()>>) -> Result<(
     }
 }
 
-/// Ends a session whose client has sent not a byte for too long. Never over by itself.
+/// Ends a session whose client has sent not a byte for too long, unless a message of its is being handled. Never over
+/// by itself.
 async fn watch(session: &Session, clock: &Clock) {
     let limits = HUB.limits();
     let (ask, most) = match session.kind {
@@ -183,8 +185,8 @@ async fn watch(session: &Session, clock: &Clock) {
     }
     let pause = if ask.is_zero() { most } else { ask };
     loop {
-        let silence = clock.silence();
-        if silence >= most {
+        let (silence, handling) = (clock.silence(), clock.is_handling());
+        if silence >= most && !handling {
             session.cut(End::Idle);
             return std::future::pending().await;
         }
@@ -192,26 +194,35 @@ async fn watch(session: &Session, clock: &Clock) {
         if asked {
             let _ = session.push(Out::Ping, limits.queue_bytes);
         }
-        let next = if asked { most } else { pause };
+        let next = if asked && !handling { most } else { pause };
+        let left = next.saturating_sub(silence);
+        // A handler may take several pauses. Who waits for it is asked in each, so that no proxy closes a quiet
+        // connection.
+        let left = if left.is_zero() { pause } else { left };
         // A little more, so that the silence is over what it is compared with.
-        tokio::time::sleep(next.saturating_sub(silence) + Duration::from_millis(1)).await;
+        tokio::time::sleep(left + Duration::from_millis(1)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use relmgr_abi::head::ConnectionFacts;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::super::hearing::Listening;
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn who_sends_a_message_slowly_is_heard_and_who_stops_in_it_is_given_up() {
+    fn session() -> Session {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let facts = ConnectionFacts { peer: address.into(), local: address.into(), tls: false };
-        let session = Session::new(1, Kind::Websocket, "/".into(), facts);
-        let (ping, clock) = (HUB.limits().ping, Clock::start());
+        Session::new(1, Kind::Websocket, "/".into(), facts)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_a_message_slowly_is_heard_and_who_stops_in_it_is_given_up() {
+        let (session, ping, clock) = (session(), HUB.limits().ping, Clock::start());
         let (mut client, server) = tokio::io::duplex(16);
         let mut server = Listening::new(server, clock.clone());
         let slowly = async {
@@ -228,6 +239,26 @@ mod tests {
         assert_eq!(session.ending(), None);
         let watched = tokio::time::timeout(ping * 3, watch(&session, &clock)).await;
         assert!(watched.is_err());
+        assert_eq!(session.ending(), Some(End::Idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_handler_is_asked_in_each_pause_and_given_up_only_after_it() {
+        let (session, ping, clock) = (session(), HUB.limits().ping, Clock::start());
+        let watched = async |time| tokio::time::timeout(time, watch(&session, &clock)).await;
+        clock.begin_handling();
+        assert!(watched(ping * 10).await.is_err());
+        assert_eq!(session.ending(), None);
+        let mut asked = 0;
+        while let Poll::Ready(Some(Out::Ping)) = session.poll_take(&Context::from_waker(Waker::noop())) {
+            asked += 1;
+        }
+        assert_eq!(asked, 9);
+        // The whole time counts from the handler's end.
+        clock.end_handling();
+        assert!(watched(ping + ping / 2).await.is_err());
+        assert_eq!(session.ending(), None);
+        assert!(watched(ping).await.is_err());
         assert_eq!(session.ending(), Some(End::Idle));
     }
 }

@@ -21,7 +21,7 @@ pub enum End {
     Failed,
     /// Its client does not read what it is sent.
     Slow,
-    /// Its client has sent not a byte for too long.
+    /// Its client has sent not a byte for too long, while no message of its was being handled.
     Idle,
     /// A message of its client was too large.
     TooBig,

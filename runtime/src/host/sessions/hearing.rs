@@ -2,32 +2,36 @@
 //!
 //! One that sends a byte now and then is not silent, and need not be: it takes up what one that answers pings does, a
 //! place among `http.limits.connections`, and no more than `sessions.message_bytes` of a message that is not whole.
+//!
+//! While a message of its is being handled nothing is read from it, and it is the application that keeps it waiting:
+//! such a client is not idle, and has all of its time again when the handler is over.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// When a client was last heard.
+/// When a client was last heard, and whether a message of its is being handled.
 pub struct Clock {
     begun: Instant,
     /// In milliseconds since then.
     heard: AtomicU64,
+    handling: AtomicBool,
 }
 
 impl Clock {
     /// Of a client that is heard now.
     pub fn start() -> Arc<Self> {
-        Arc::new(Self { begun: Instant::now(), heard: AtomicU64::new(0) })
+        Arc::new(Self { begun: Instant::now(), heard: AtomicU64::new(0), handling: AtomicBool::new(false) })
     }
 
     /// It is heard now.
-    pub fn hear(&self) {
+    fn hear(&self) {
         let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(since, Ordering::Relaxed);
     }
@@ -35,6 +39,22 @@ impl Clock {
     /// For how long it has not been heard.
     pub fn silence(&self) -> Duration {
         self.begun.elapsed().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)))
+    }
+
+    /// A message of its is being handled from now on.
+    pub fn begin_handling(&self) {
+        self.handling.store(true, Ordering::Relaxed);
+    }
+
+    /// It has been handled. What the client said while nobody listened is no silence.
+    pub fn end_handling(&self) {
+        self.hear();
+        self.handling.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a message of its is being handled.
+    pub fn is_handling(&self) -> bool {
+        self.handling.load(Ordering::Relaxed)
     }
 }
 
