@@ -159,13 +159,14 @@ fn keep(node: &mut Node, binaries: &Path) -> anyhow::Result<()> {
     let (home, address) = (node.keep_running(), node.address());
     let relmgr = binaries.join("relmgr");
     let (home, relmgr) = (home.display(), relmgr.display());
-    eprintln!("\nThe node goes on running. Try:");
+    eprintln!("\nThe node goes on running. Open http://{address}/ in a browser, or try:");
     eprintln!("  export RELMGR_HOME={home}");
-    for command in ["status", "downgrade", "upgrade", "releases", "history", "stop"] {
+    for command in ["status", "downgrade", "upgrade", "releases", "history"] {
         eprintln!("  {relmgr} {command}");
     }
     eprintln!("  curl http://{address}/api/public/version");
     eprintln!("  readlink $RELMGR_HOME/releases/current; cat $RELMGR_HOME/releases/prev/VERSION");
-    eprintln!("and open http://{address}/ in a browser.");
+    // Last, so that all of it can be pasted as it stands.
+    eprintln!("  {relmgr} stop");
     Ok(())
 }
