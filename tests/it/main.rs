@@ -24,6 +24,7 @@ mod live_poll;
 mod log;
 mod memory;
 mod new;
+mod plain;
 mod points;
 mod power;
 mod probation;
