@@ -36,7 +36,7 @@ impl Proof {
 }
 
 /// What is wanted, the Debian package that it is in, and what for.
-const WANTED: [(Proof, &str, &str); 24] = [
+const WANTED: [(Proof, &str, &str); 25] = [
     (Proof::Program("cc"), "gcc", "libraries that no Rust crate would make"),
     (Proof::Program("git"), "git", "the crate that `cargo relmgr new` makes"),
     (Proof::Program("readelf"), "binutils", "what the builder reads of a library"),
@@ -47,6 +47,7 @@ const WANTED: [(Proof, &str, &str); 24] = [
     (Proof::Program("ssh"), "openssh-client", "hosts that are deployed to"),
     (Proof::Program("ip"), "iproute2", "hosts with a network of their own"),
     (Proof::Program("nsenter"), "util-linux", "hosts in namespaces, limits of a host's memory"),
+    (Proof::Program("pgrep"), "procps", "what runs on hosts, and what ends it"),
     (Proof::Program("curl"), "curl", "what people's scripts ask"),
     (Proof::Program("openssl"), "openssl", "clients that speak old versions of TLS, and keys of every kind"),
     (Proof::Program("promtool"), PROMETHEUS, "metrics, read by who will read them"),
@@ -83,8 +84,11 @@ fn mask(service: &str) -> std::io::Result<()> {
     }
 }
 
-/// Cargo's commands that tests use.
-const COMMANDS: [&str; 2] = ["deb", "nextest"];
+/// Cargo's commands that tests start, the crate that each is in, and what for.
+const COMMANDS: [(&str, &str, &str); 1] = [("deb", "cargo-deb", "the package that hosts get")];
+
+/// Cargo's command that runs the tests, where it is there.
+const RUNNER: (&str, &str) = ("nextest", "cargo-nextest");
 
 fn is_on_path(name: &str) -> bool {
     // Where daemons lie is not on everybody's path.
@@ -93,51 +97,60 @@ fn is_on_path(name: &str) -> bool {
     directories.into_iter().any(|directory| directory.join(name).is_file())
 }
 
-/// What is not there: its package, and what for.
-fn missing() -> Vec<(&'static str, &'static str)> {
+/// What brings something, and what it is for.
+type Wanted = (&'static str, &'static str);
+
+/// The packages that are not there.
+fn missing_packages() -> Vec<Wanted> {
     let missing = WANTED.iter().filter(|(proof, ..)| !proof.holds());
     missing.map(|(_, package, purpose)| (*package, *purpose)).collect()
 }
 
-const INSTALL: [&str; 3] = ["install", "--yes", "--no-install-recommends"];
+/// The crates whose commands are not there.
+fn missing_crates() -> Vec<Wanted> {
+    let missing = COMMANDS.iter().filter(|(command, ..)| !has_cargo(command));
+    missing.map(|(_, name, purpose)| (*name, *purpose)).collect()
+}
 
-/// Says what is not there, and the line that brings it.
-fn describe(missing: &[(&str, &str)]) -> String {
-    let list: Vec<_> =
-        missing.iter().map(|(package, purpose)| format!("  {package:<16} {purpose}")).collect();
-    let packages: Vec<_> = missing.iter().map(|(package, _)| *package).collect();
-    format!(
-        "the tests start programs that are not there:\n{}\n\nAs root, `cargo xtask setup` installs them, or:\n\n  \
-         apt-get {} {}\n",
-        list.join("\n"),
-        INSTALL.join(" "),
-        packages.join(" ")
-    )
+const APT_INSTALL: [&str; 3] = ["install", "--yes", "--no-install-recommends"];
+
+const CARGO_INSTALL: [&str; 2] = ["install", "--locked"];
+
+/// Says what is not there, and the lines that bring it.
+fn describe(packages: &[Wanted], crates: &[Wanted]) -> String {
+    let mut told = "the tests start programs that are not there:\n".to_owned();
+    for (name, purpose) in packages.iter().chain(crates) {
+        told += &format!("  {name:<16} {purpose}\n");
+    }
+    told += "\nAs root, `cargo xtask setup` installs them, or:\n\n";
+    let lines = [("apt-get", &APT_INSTALL[..], packages), ("cargo", &CARGO_INSTALL[..], crates)];
+    for (program, install, wanted) in lines {
+        let names: Vec<_> = wanted.iter().map(|(name, _)| *name).collect();
+        if !names.is_empty() {
+            told += &format!("  {program} {} {}\n", install.join(" "), names.join(" "));
+        }
+    }
+    told
 }
 
 /// Whether everything is there that the tests start.
 ///
 /// # Errors
-/// What is not, and how to get it.
+/// All that is not, and how to get it.
 pub fn check() -> anyhow::Result<()> {
-    let missing = missing();
-    if !missing.is_empty() {
-        bail!("{}", describe(&missing));
-    }
-    if !has_cargo("deb") {
-        bail!(
-            "cargo-deb is not there, which makes the package that hosts get: `cargo install --locked cargo-deb`"
-        );
+    let (packages, crates) = (missing_packages(), missing_crates());
+    if !packages.is_empty() || !crates.is_empty() {
+        bail!("{}", describe(&packages, &crates));
     }
     Ok(())
 }
 
 /// Installs what is not there.
 pub fn main() -> anyhow::Result<()> {
-    let missing = missing();
+    let missing = missing_packages();
     if !missing.is_empty() {
         if !is_on_path("apt-get") {
-            bail!("{}\nThere is no apt-get here: the names are Debian's.", describe(&missing));
+            bail!("{}\nThere is no apt-get here: the names are Debian's.", describe(&missing, &[]));
         }
         let apt_get = |args: &[&str]| {
             let mut command = Command::new("apt-get");
@@ -153,10 +166,11 @@ pub fn main() -> anyhow::Result<()> {
             mask(PROMETHEUS)?;
         }
         apt_get(&["update"])?;
-        apt_get(&[&INSTALL[..], &packages].concat())?;
+        apt_get(&[&APT_INSTALL[..], &packages].concat())?;
     }
-    for command in COMMANDS.iter().filter(|command| !has_cargo(command)) {
-        run(cargo(&["install", "--locked", &format!("cargo-{command}")]))?;
+    let commands = COMMANDS.iter().map(|(command, name, _)| (*command, *name)).chain([RUNNER]);
+    for (_, name) in commands.filter(|(command, _)| !has_cargo(command)) {
+        run(cargo(&[&CARGO_INSTALL[..], &[name]].concat()))?;
     }
     check()?;
     eprintln!("everything is there that `cargo xtask test` and `cargo xtask lint` use");
@@ -168,10 +182,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_told_with_the_line_that_brings_it() {
-        let told = describe(&[("minisign", "signatures"), ("chromium", "a page")]);
-        let line = "\n  apt-get install --yes --no-install-recommends minisign chromium\n";
-        assert!(told.contains(line) && told.contains("  minisign         signatures\n"), "{told}");
+    fn what_is_missing_is_told_with_the_lines_that_bring_it() {
+        let packages = [("minisign", "signatures"), ("chromium", "a page")];
+        let of_apt = "\n  apt-get install --yes --no-install-recommends minisign chromium\n";
+        let of_cargo = "\n  cargo install --locked cargo-deb\n";
+        let both = describe(&packages, &[("cargo-deb", "a package")]);
+        assert!(both.contains("\n  minisign         signatures\n  chromium         a page\n"), "{both}");
+        assert!(both.contains("\n  cargo-deb        a package\n"), "{both}");
+        assert!(both.contains("`cargo xtask setup`") && both.contains(of_apt), "{both}");
+        assert!(both.ends_with(of_cargo), "{both}");
+        let packages = describe(&packages, &[]);
+        assert!(packages.ends_with(of_apt) && !packages.contains(of_cargo), "{packages}");
+        let crates = describe(&[], &[("cargo-deb", "a package")]);
+        assert!(crates.contains("`cargo xtask setup`") && crates.ends_with(of_cargo), "{crates}");
+        assert!(!crates.contains("apt-get"), "{crates}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::run::{cargo, has_cargo, run};
 use crate::setup;
 
-/// Builds what the tests start, then runs them all.
+/// Says what is missing before anything is built; builds what the tests start, then runs them all.
 pub fn main(args: &[String]) -> anyhow::Result<()> {
     match setup::check() {
         // Who asks for some tests knows what they need.
