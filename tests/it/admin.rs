@@ -367,7 +367,7 @@ async fn lint(admin: SocketAddr) {
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let promtool = promtool.spawn();
     let mut promtool =
-        promtool.unwrap_or_else(|error| panic!("promtool is missing ({error}): .ci/run installs it"));
+        promtool.unwrap_or_else(|error| panic!("promtool is missing ({error}): `cargo xtask setup`"));
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let done = Done::from(promtool.wait_with_output().unwrap());
     assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (0, "", ""), "{text}");

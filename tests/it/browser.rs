@@ -44,7 +44,7 @@ impl Browser {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        let started = started.expect("chromium is missing: apt-get install chromium (.ci/run does)");
+        let started = started.expect("chromium is missing: `cargo xtask setup` installs it");
         Self(started, Mutex::new(profile))
     }
 }

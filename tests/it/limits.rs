@@ -152,7 +152,7 @@ fn a_new_release_that_is_not_heard_is_swapped_back() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("networks are made by root");
     let loopback = |state: &str| {
         let done = std::process::Command::new("ip").args(["link", "set", "lo", state]).status();
-        assert!(done.expect("ip is missing: .ci/run installs it").success());
+        assert!(done.expect("ip is missing: `cargo xtask setup`").success());
     };
     loopback("up");
     let node = Node::serving("relmgr-faulty", "", &[&one, &two]);

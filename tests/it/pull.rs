@@ -148,7 +148,7 @@ fn off(hour: i64, days: i64) -> String {
 
 #[test]
 fn a_clock_that_is_set_opens_and_closes_the_nodes_window_and_holds_up_no_check() {
-    assert!(std::path::Path::new(FAKETIME).exists(), "{FAKETIME} is not there: .ci/run installs it");
+    assert!(std::path::Path::new(FAKETIME).exists(), "{FAKETIME} is not there: `cargo xtask setup`");
     let (one, two) = releases();
     let mut node = Node::new("relmgr-faulty", "[pull]\ninterval = \"1s\"\nwindows = [\"02:00-04:00\"]\n");
     node.publish(&one);

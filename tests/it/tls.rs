@@ -280,7 +280,7 @@ fn openssl(node: &Node, args: &[&str]) -> Done {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &address, "-servername", "a.example", "-CAfile", &trusted]);
     let done = command.args(args).stdin(Stdio::null()).output();
-    done.unwrap_or_else(|error| panic!("openssl is missing ({error}): .ci/run installs it")).into()
+    done.unwrap_or_else(|error| panic!("openssl is missing ({error}): `cargo xtask setup`")).into()
 }
 
 /// What a client of OpenSSL's is agreed on with.

@@ -54,7 +54,7 @@ fn sources(binary: &Path) -> String {
 #[track_caller]
 fn run(command: &mut Command) -> Done {
     let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let words = "cargo-deb makes the package: .ci/run installs it";
+    let words = "cargo-deb makes the package: `cargo xtask setup` installs it";
     assert!(done.status.success(), "{command:?}: {} ({words})", String::from_utf8_lossy(&done.stderr));
     done.into()
 }

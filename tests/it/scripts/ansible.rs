@@ -54,7 +54,7 @@ fn ansible_makes_nodes_of_bare_hosts_changes_nothing_twice_and_stops_at_the_firs
         command.env("ANSIBLE_SSH_ARGS", format!("-F {}", fleet.network.ssh_config().display()));
         command.env("LC_ALL", "C.UTF-8");
         let done = command.output();
-        done.unwrap_or_else(|error| panic!("ansible is missing ({error}): .ci/run installs it")).into()
+        done.unwrap_or_else(|error| panic!("ansible is missing ({error}): `cargo xtask setup`")).into()
     };
 
     // What would be done is told, and not done.

@@ -30,7 +30,7 @@ fn capistrano_upgrades_host_after_host_and_ends_with_the_code_of_the_first_that_
         command.current_dir(&place).env("HOME", fleet.network.directory());
         ec2.aware(&mut command);
         let done = command.output();
-        done.unwrap_or_else(|error| panic!("capistrano is missing ({error}): .ci/run installs it")).into()
+        done.unwrap_or_else(|error| panic!("capistrano is missing ({error}): `cargo xtask setup`")).into()
     };
 
     let listed = cap(&["-T", "relmgr"]).ok().stdout;

@@ -75,7 +75,7 @@ fn cloud_init(host: &Host, data: &str) -> (Vec<(&'static str, Done)>, Value) {
         ("/var/lib/cloud/seed/nocloud/user-data", data),
     ] {
         std::fs::write(host.path(path), text)
-            .unwrap_or_else(|error| panic!("{path}: {error}: cloud-init is missing: .ci/run installs it"));
+            .unwrap_or_else(|error| panic!("{path}: {error}: cloud-init is missing: `cargo xtask setup`"));
     }
     // What its units run, one after another.
     let stages = ["init --local", "init", "modules --mode=config", "modules --mode=final"];

@@ -190,7 +190,7 @@ fn hosts_are_found_by_all_of_their_tags_and_none_is_a_fault() {
         command.env("RELMGR_TAGS", tags);
         ec2.aware(&mut command);
         let done = command.output();
-        done.unwrap_or_else(|error| panic!("ansible is missing ({error}): .ci/run installs it")).into()
+        done.unwrap_or_else(|error| panic!("ansible is missing ({error}): `cargo xtask setup`")).into()
     };
     let hosts = listed("Role=web Environment=staging").ok().json();
     assert_eq!(hosts["relmgr"]["hosts"], serde_json::json!(["10.0.0.1", "10.0.0.2"]), "{hosts}");

@@ -31,7 +31,7 @@ fn shellcheck_has_nothing_to_say_and_every_script_explains_itself() {
     command.args(&scripts).args([".ci/run", "runtime/src/supervisor/wrapper.sh"]);
     command.args(["crates/testkit/src/hosts/boot.sh"]).current_dir(workspace());
     let done = command.output();
-    let done = done.unwrap_or_else(|error| panic!("shellcheck is missing ({error}): .ci/run installs it"));
+    let done = done.unwrap_or_else(|error| panic!("shellcheck is missing ({error}): `cargo xtask setup`"));
     let done = Done::from(done);
     assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{}", done.stdout);
     for path in scripts.iter().filter(|path| path.parent() == Some(&script(""))) {

@@ -47,7 +47,7 @@ pub struct Host {
 #[track_caller]
 fn must(program: &str, args: &[&str]) {
     let done = Command::new(program).args(args).output();
-    let done = done.unwrap_or_else(|error| panic!("{program} is missing ({error}): .ci/run installs it"));
+    let done = done.unwrap_or_else(|error| panic!("{program} is missing ({error}): `cargo xtask setup`"));
     let words = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{program} {args:?}: {words} (hosts are made by root, with namespaces)");
 }
@@ -57,7 +57,7 @@ impl Network {
     pub fn new() -> Self {
         for program in ["ip", "unshare", "setpriv", "nsenter", "sshd", "ssh", "ssh-keygen"] {
             let found = Command::new("which").arg(program).output().unwrap().status.success();
-            assert!(found, "{program} is missing: .ci/run installs what the hosts of tests need");
+            assert!(found, "{program} is missing: `cargo xtask setup` installs what the hosts of tests need");
         }
         remove_abandoned();
         let pid = std::process::id();
