@@ -33,6 +33,19 @@ async fn a_host_that_dies_too_often_ends_the_node_with_a_clear_word() {
     assert!(node.log().contains("more than 1 times in 1m"), "{}", node.log());
 }
 
+#[test]
+fn a_node_that_has_nothing_to_complain_of_logs_no_error() {
+    let releases = [release("kitchen", "", "1.0.0"), release("kitchen", "", "1.0.1")];
+    let mut node = Node::serving("relmgr-kitchen", "", &[&releases[0], &releases[1]]);
+    for command in [["upgrade", "1.0.1"], ["downgrade", "1.0.0"]] {
+        node.relmgr(&command).ok();
+    }
+    node.relmgr(&["restart"]).ok();
+    node.relmgr(&["stop"]).ok();
+    assert_eq!(node.wait_supervisor(), Some(0));
+    assert!(!node.log().contains("ERROR"), "{}", node.log());
+}
+
 /// Sets how large a core of the host may be, in the words of prlimit(1).
 fn limit_core(node: &Node, limit: &str) {
     let (pid, limit) = (node.host_pid().to_string(), format!("--core={limit}"));

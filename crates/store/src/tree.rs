@@ -87,6 +87,12 @@ impl ReleaseTree {
         for directory in [self.home.path(), &self.home.bin(), &releases, &fetch] {
             results.push(clear(directory, is_temporary).map_err(io_error(directory, "cleared")));
         }
+        let emptied = match std::fs::remove_dir_all(&staging) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        results.push(emptied.map_err(io_error(&staging, "removed")));
+        results.push(self.make_directories());
         // A release's configuration is replaced beside its files.
         results.push(self.versions().and_then(|versions| {
             let mut directories = versions.iter().map(|version| self.home.release(version));
@@ -94,12 +100,6 @@ impl ReleaseTree {
                 clear(&directory, is_temporary).map_err(io_error(&directory, "cleared"))
             })
         }));
-        let emptied = match std::fs::remove_dir_all(&staging) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        };
-        results.push(emptied.map_err(io_error(&staging, "removed")));
-        results.push(self.make_directories());
         results.push(clear(&fetch, is_forgotten).map_err(io_error(&fetch, "cleared")));
         if let Some(record) = record {
             let installed = |entry: &DirEntry| Ok(is_of_any(entry, record.releases.keys()));
@@ -339,6 +339,14 @@ mod tests {
         }
         tree.remove(&version).unwrap();
         assert_eq!(names(&home.staging()), BTreeSet::from(["removed-1.0.0".to_owned()]));
+    }
+
+    #[test]
+    fn a_home_that_nothing_ran_in_yet_is_tidy() {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = ReleaseTree::new(Home::new(directory.path()));
+        tree.tidy(None).unwrap();
+        assert_eq!(tree.versions().unwrap(), vec![]);
     }
 
     #[test]
