@@ -459,8 +459,8 @@ fn take(runtime: &tokio::runtime::Runtime, scene: &mut Scene, model: &mut (Numbe
             runtime.block_on(scene.add(KEYS[*key], *by));
             *model.0.entry(KEYS[*key].to_owned()).or_default() += by;
         }
-        // One that was never there is not gone back to.
-        Step::Go { to }
+        // One that was never there is not gone back to: it would be on probation, which is waited for.
+        Step::Go { to } | Step::Fail { to, .. }
             if *to < model.1 && !scene.node.home().join("releases").join(VERSIONS[*to]).exists() => {}
         Step::Go { to } => {
             go(*to).ok();
