@@ -87,17 +87,23 @@ impl Drop for FfiBody {
     }
 }
 
+/// # Safety
+/// `data` is the box that [`FfiBody::new`] made of an `S`, and nobody else uses it during the call.
 unsafe extern "C" fn poll_frame<S: BodySource>(data: *mut (), waker: &FfiWaker) -> Frame {
     // SAFETY: `data` is a boxed `S` that never moves until `drop_source`; the caller has it for itself.
     let source = unsafe { Pin::new_unchecked(&mut *data.cast::<S>()) };
     waker.with(|waker| source.poll_frame(&mut Context::from_waker(waker)))
 }
 
+/// # Safety
+/// As `poll_frame`.
 unsafe extern "C" fn size_hint<S: BodySource>(data: *const ()) -> SizeHint {
     // SAFETY: `data` is a live boxed `S`.
     unsafe { &*data.cast::<S>() }.size_hint()
 }
 
+/// # Safety
+/// As `poll_frame`; the box is given up.
 unsafe extern "C" fn drop_source<S>(data: *mut ()) {
     // SAFETY: `data` is a boxed `S` that is given up here.
     drop(unsafe { Box::from_raw(data.cast::<S>()) });

@@ -51,11 +51,15 @@ impl Drop for FfiBytes {
     }
 }
 
+/// # Safety
+/// The three words are those that a `Vec<u8>` was taken apart into, which is given up.
 unsafe extern "C" fn drop_vec(start: *const u8, len: usize, capacity: *mut ()) {
     // SAFETY: the three are those of a `Vec<u8>` of this side that was not dropped.
     drop(unsafe { Vec::from_raw_parts(start.cast_mut(), len, capacity.addr()) });
 }
 
+/// # Safety
+/// `owner` is a `Bytes` in a box, which is given up.
 unsafe extern "C" fn drop_owner(_start: *const u8, _len: usize, owner: *mut ()) {
     // SAFETY: `owner` is a boxed `Bytes` that is given up here.
     drop(unsafe { Box::from_raw(owner.cast::<Bytes>()) });

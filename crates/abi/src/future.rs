@@ -58,6 +58,8 @@ impl<T> Drop for FfiFuture<T> {
     }
 }
 
+/// # Safety
+/// `data` is the box that [`FfiFuture::new`] made of an `F`, and nobody else uses it during the call.
 unsafe extern "C" fn poll_boxed<F: Future>(data: *mut (), waker: &FfiWaker) -> Poll<F::Output> {
     // SAFETY: `data` is a boxed `F` that never moves until `drop_boxed`; the caller has it for itself.
     let future = unsafe { Pin::new_unchecked(&mut *data.cast::<F>()) };
@@ -69,6 +71,8 @@ unsafe extern "C" fn poll_boxed<F: Future>(data: *mut (), waker: &FfiWaker) -> P
     }
 }
 
+/// # Safety
+/// As `poll_boxed`; the box is given up.
 unsafe extern "C" fn drop_boxed<F>(data: *mut ()) {
     // SAFETY: `data` is a boxed `F` that is given up here.
     drop(unsafe { Box::from_raw(data.cast::<F>()) });

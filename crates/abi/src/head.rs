@@ -91,7 +91,7 @@ impl From<SocketAddress> for std::net::SocketAddr {
 }
 
 /// A response. A body that is all there comes with the head: a small one in the same buffer, a larger one beside
-/// it; others stream.
+/// it; others stream. The length of one that is all there need not be among the fields: the host says it.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct Response {

@@ -1,4 +1,5 @@
-//! State tables: what the host keeps for an application, as bytes. Since contract 1.3.
+//! State tables: what the host keeps for an application, as bytes. Since contract 1.3. Long, since each function of
+//! this part of the border stands here from both of its sides.
 //!
 //! The store is the host's, since a process must not open it twice. A transaction is lent for the length of a
 //! callback: it cannot outlive its generation, it stays on its thread, and a value is read where it lies, without a
