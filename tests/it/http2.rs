@@ -100,8 +100,8 @@ async fn streams_beyond_the_limit_are_refused_and_may_be_asked_for_again() {
     assert_eq!(raw.begin(&again).await, (again.clone(), vec![]));
     raw.finish(&again).await;
 
-    // A client that keeps to what was announced is answered in all that it asks. What it may open next is known to it
-    // before the server has let go of what is over, at times: then it asks again, as it may.
+    // A client that keeps to what was announced is answered in all that it asks. Should a stream be refused that it
+    // opens when another is just over, it asks again, as it may (RFC 9113, 8.7).
     let client = open(node.address()).await;
     let asking = streams.iter().map(|_| {
         let mut client = client.clone();

@@ -51,6 +51,10 @@ async fn a_tower_service_of_its_own_answers_streams_and_is_upgraded() {
         let mut connection = Connection::open(node.address()).await;
         let answer = connection.send(request).await.unwrap();
         assert_eq!(answer.status(), 200);
+        let request = Request::head("/large").header("host", "x").body(Full::default()).unwrap();
+        let head = Connection::open(node.address()).await.send(request).await.unwrap();
+        assert_eq!(head.headers()["content-length"], (version.len() * 10_000).to_string());
+        assert!(head.into_body().collect().await.unwrap().to_bytes().is_empty());
         assert!(answer.into_body().collect().await.unwrap().to_bytes() == sent, "what was sent comes back");
     }
     assert_eq!(node.mapped().len(), 1, "{:?}", node.mapped());

@@ -219,7 +219,7 @@ fn throughput(args: &Args, release: &Release) -> anyhow::Result<()> {
     let plain = Plain::start()?;
     let mut ours = Side::new(node.address(), node.host_pid().as_raw());
     let mut theirs = Side::new(plain.address, plain.process.id().try_into()?);
-    let turns = usize::try_from(Duration::from_secs(args.seconds).div_duration_f64(TURN) as u64)?;
+    let turns = (Duration::from_secs(args.seconds).div_duration_f64(TURN) as usize).max(1);
     println!(
         "\nThroughput, host beside the same router in one plain binary (axum::serve), {CONNECTIONS} connections,"
     );
@@ -244,7 +244,7 @@ fn throughput(args: &Args, release: &Release) -> anyhow::Result<()> {
         theirs.turn(request, Duration::from_secs(1));
         ours.forget();
         theirs.forget();
-        for turn in 0..args.rounds * turns {
+        for turn in 0..args.rounds.max(1) * turns {
             // Who goes first alternates too.
             let sides = if turn % 2 == 0 { [&mut ours, &mut theirs] } else { [&mut theirs, &mut ours] };
             for side in sides {
